@@ -72,10 +72,11 @@ def phantom(
     cut_voxels: Annotated[
         int, typer.Option(help="Number of voxels by which the field of view is cut along x.")
     ] = 0,
-    bids: Annotated[
+    count: Annotated[
         int | None,
         typer.Option(
-            help="Write a BIDS dataset with this number of subjects; seeds start at --seed."
+            "--bids",
+            help="Write a BIDS dataset with this number of subjects; seeds start at --seed.",
         ),
     ] = None,
     quiet: Quiet = False,
@@ -99,11 +100,11 @@ def phantom(
     }
     settings = build_settings(PhantomSettings, "phantom", None, given)
     with progress_display(quiet) as progress:
-        if bids is None:
+        if count is None:
             folder = make_phantom(out, settings, progress=progress)
         else:
-            folder = make_phantom_dataset(out, bids, settings, progress=progress)
-    typer.echo(f"{'Study' if bids is None else 'Dataset'}: {folder}")
+            folder = make_phantom_dataset(out, count, settings, progress=progress)
+    typer.echo(f"{'Study' if count is None else 'Dataset'}: {folder}")
 
 
 def phantoms(

@@ -37,6 +37,7 @@ from nanopinn.phantoms.truth import (
     draw_scalars,
     solve_truth,
 )
+from nanopinn.physics.drug_pools import DRUG_POOLS
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.report.result_files import format_tsv
 from nanopinn.settings import PhantomSettings
@@ -47,8 +48,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
+#: Repetition time (s), flip angle and those of the VFA set (degrees), equilibrium signal, and
+#: arrival of the bolus (s) of the simulated DCE acquisition.
 TR_S, FLIP_DEG, VFA_DEG, S0, BOLUS_S = 0.005, 15.0, (2.0, 10.0, 20.0), 1000.0, 60.0
-
 #: Offsets of the Z-spectra, ppm.
 CEST_PPM = np.arange(-7.0, 7.01, 0.25)
 
@@ -100,7 +102,7 @@ def simulate_study(
             field="shape",
             found=settings.shape,
             expected="3 voxels or more along every axis",
-            remedy="Draw more voxels.",
+            remedy="Give more voxels.",
         )
     length = None if settings.length_scale_mm is None else settings.length_scale_mm * 1e-3
     scalars = draw_scalars(rng, length)
@@ -112,7 +114,7 @@ def simulate_study(
     spacing = (fine_mm[0] * 1e-3, fine_mm[1] * 1e-3, fine_mm[2] * 1e-3)
     times, changed = np.array(settings.drug_times_h) * 3600.0, dict(settings.factors)
     truth = solve_truth(anatomy, spacing, scalars, aif, frames, times, settings.pore_error, changed)  # type: ignore[arg-type]
-    if changed:  # another scan of the same tumour: the same noise would cancel between the two
+    if changed:  # a second scan of the same tumour must have independent noise
         rng = np.random.default_rng([settings.seed, 1])
     progress("simulating the images", 0.8, {})
     return _ScanSimulation(settings, anatomy, truth, frames, rng).study()
@@ -169,7 +171,7 @@ def _voxel_means(fine: Array, r: int) -> Array:
 
 
 class _ScanSimulation:
-    """Averages the fine truth to voxels and adds noise."""
+    """Simulates the images of a scan: averages the fine truth to voxels and adds noise."""
 
     def __init__(
         self,
@@ -189,9 +191,11 @@ class _ScanSimulation:
         self.true_maps: dict[str, MetaTensor] = {}
 
     def voxels(self, fine: Array) -> Array:
+        """Means over voxels."""
         return _voxel_means(fine, self.settings.refine)
 
     def add_noise(self, values: Array, sd: float) -> Array:
+        """Values with independent Gaussian noise."""
         return values + sd * self.rng.standard_normal(values.shape)
 
     def volume(
@@ -214,7 +218,7 @@ class _ScanSimulation:
         )
 
     def study(self) -> SyntheticStudy:
-        """Every image and true map; the order decides which random numbers each gets."""
+        """Every image and true map. The order determines the random numbers that each gets."""
         self.image_dce_and_vfa()
         self.image_ph()
         self.image_drug()
@@ -248,21 +252,22 @@ class _ScanSimulation:
         )
         for flip in VFA_DEG:
             image = self.voxels(signal(S0, self.anatomy.T1, TR_S, flip))
-            # a VFA set is averaged over repeats: a third of the noise of one dynamic frame
+            # a VFA image is averaged over repeats and has a third of the noise of one frame
             self.images[f"vfa_fa{flip:02.0f}"] = self.volume(
                 self.add_noise(image, sd / 3), **shared, FlipAngle=flip
             )
 
     def image_ph(self) -> None:
-        """pH on its own coarser grid, a slab that misses the first and last slices."""
+        """pH on a coarser grid of its own, a slab without the first and last slices."""
         affine, pH = self.on_cest_grid(self.anatomy.pH)
         self.images["ph"] = self.volume(
             self.add_noise(pH, self.settings.ph_noise), affine, pHStd=self.settings.ph_noise
         )
 
     def image_z_spectra(self) -> None:
-        """What a CEST scan of iopamidol would show of the same pH, after all else so that a seed
-        gives the same study as before.
+        """Z-spectra of iopamidol at the same pH.
+
+        They come last, so that all other images of a seed are those of earlier versions.
         """
         affine, pH = self.on_cest_grid(self.anatomy.pH)
         _, tumour = self.on_cest_grid(self.anatomy.tumour.astype(float))
@@ -293,7 +298,7 @@ class _ScanSimulation:
         )
 
     def on_cest_grid(self, fine: Array) -> tuple[Array, Array]:
-        """Affine of the CEST scan's grid, and a fine map on it."""
+        """Affine of the grid of the CEST scan, and a fine map on that grid."""
         s = self.settings
         step = np.array(s.voxel_mm) * np.array([1.5, 1.5, 1.5])
         extent = np.array(s.shape) * np.array(s.voxel_mm)
@@ -314,10 +319,10 @@ class _ScanSimulation:
             pools = {k: self.voxels(np.nan_to_num(v[i])) for k, v in self.truth.drug.items()}
             images = {
                 "encapsulated": pools["encapsulated"] + blood * self.truth.plasma_drug[i],
-                "released": pools["free"]
-                + pools["bound"]
-                + pools["intracellular"]
-                + pools["nuclear"],
+                "released": sum(
+                    (v for k, v in pools.items() if not DRUG_POOLS[k].encapsulated),
+                    np.zeros_like(blood),
+                ),
             }
             for quantity, image in images.items():
                 sd = self.settings.drug_noise * float(image[self.mask].max())
@@ -359,6 +364,7 @@ class _ScanSimulation:
             )
 
     def truth_parameters(self) -> dict[str, Any]:
+        """True scalars, settings and grid."""
         return {
             "scalars_SI": dict(self.truth.scalars),
             "settings": json.loads(self.settings.model_dump_json()),
@@ -369,33 +375,37 @@ class _ScanSimulation:
         }
 
 
-#: Delineated masks are derivatives in BIDS; the phantom's are exact.
+#: Folder of the masks, which are derivatives in BIDS; those of a phantom are exact.
 MASKS = Path("derivatives", "masks")
 
 
 def make_phantom_dataset(
     out: Path, count: int, settings: PhantomSettings, *, progress: Progress = ignore_progress
 ) -> Path:
-    """Write ``count`` synthetic subjects, seeds from ``settings.seed`` on, under BIDS names.
+    """Write a BIDS dataset of synthetic subjects.
 
-    The truth and the Z-spectra of each stay in ``sourcedata/sub-<label>``, where no fit looks.
+    The truth and the Z-spectra of every subject are in ``sourcedata/sub-<label>``, which no fit
+    reads.
 
     Args:
         out: a folder that does not exist yet.
+        count: number of subjects, 1 to 9999.
+        settings: of the phantoms; seeds count up from ``settings.seed``.
+        progress: called as ``progress(stage, share done in 0..1, numbers)``.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: the count is not positive. OutputError: the folder is there, or cannot be
-            written.
+        InputError: the count is out of range.
+        OutputError: the folder exists, or cannot be written.
     """
     from nanopinn import __version__
 
     if not 1 <= count <= 9999:
         raise InputError(
-            "a number of subjects that cannot be made",
-            field="--bids",
+            "the number of subjects is out of range",
+            field="count",
             found=count,
             expected="1 to 9999",
         )
@@ -408,8 +418,8 @@ def make_phantom_dataset(
         )
         write_bytes(
             part / "README",
-            b"Synthetic tumours drawn by nanopinn phantom; the truth is in sourcedata. No person"
-            b" was scanned.\n",
+            b"Synthetic tumours simulated by nanopinn phantom; the truth is in sourcedata.\n"
+            b"No person was scanned.\n",
         )
         write_raw_description(part, "nanopinn phantoms", "nanopinn phantom", __version__)
         write_raw_description(
@@ -422,7 +432,7 @@ def make_phantom_dataset(
 def _write_subject(
     part: Path, i: int, count: int, settings: PhantomSettings, progress: Progress
 ) -> dict[str, Any]:
-    """One subject's files; its row of the participants."""
+    """Write the files of one subject; its row of the participants."""
     sub, seed = f"sub-{i + 1:0{max(2, len(str(count)))}d}", settings.seed + i
     progress(f"subject {i + 1} of {count}", i / count, {})
     made = make_phantom(part / "sourcedata" / sub, settings.model_copy(update={"seed": seed}))
@@ -438,7 +448,7 @@ def _write_subject(
 
 
 def _bids_names(made: Path, sub: str) -> Iterator[tuple[str, str]]:
-    """Of what becomes an input: its name in the study, and its place in the dataset."""
+    """Name in the study and path in the dataset of every image that is an input."""
     yield "dce", f"{sub}/perf/{sub}_dce"
     yield "ph", f"{sub}/cest/{sub}_pHmap"
     yield "mask", f"{MASKS.as_posix()}/{sub}/anat/{sub}_label-tumour_mask"

@@ -1,6 +1,7 @@
-"""An irregular tumour with a necrotic core in normal tissue, on a grid finer than the voxels.
+"""Anatomy and truth of the digital phantom, on a grid finer than the voxels.
 
-What really happens in the phantom: fields on the fine grid, by another time scheme than fits use.
+The anatomy is an irregular tumour with a necrotic core in normal tissue. The truth is solved by
+another time scheme than fits use.
 """
 
 from __future__ import annotations
@@ -32,19 +33,27 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Tissue of the phantom, all ``(x, y, z)`` on the fine grid."""
+    """Tissue of the phantom, all ``(x, y, z)`` on the fine grid.
+
+    Attributes:
+        tumour: voxels of the tumour, necrosis included.
+        necrosis: voxels of the necrotic core.
+        PS: permeability times surface of the contrast agent, 1/s.
+        phi: interstitial volume fraction.
+        v_p: plasma volume fraction.
+        pH: extracellular pH.
+        T1: native T1, s.
+        fields: logarithms of multipliers in space, by name.
+    """
 
     tumour: NDArray[np.bool_]
     necrosis: NDArray[np.bool_]
     PS: Array
-    """Permeability times surface of the contrast agent, 1/s."""
     phi: Array
     v_p: Array
     pH: Array
     T1: Array
-    """Native T1, s."""
     fields: Mapping[str, Array] = field(default_factory=dict)
-    """Logarithms of multipliers in space, by name (:data:`nanopinn.parameters.unknown_registry.MULTIPLIERS`)."""
 
 
 def draw_anatomy(
@@ -53,12 +62,15 @@ def draw_anatomy(
     rng: np.random.Generator,
     tumour_mm: tuple[float, float, float] | None = None,
 ) -> Anatomy:
-    """Draw a phantom; heterogeneity is 1 mm in size.
+    """Draw the anatomy of a phantom, with heterogeneity of 1 mm in size.
 
     Args:
-        tumour_mm: diameters of the ellipsoid whose volume it has and about which its border waves;
-            None: an ellipsoid of 54 to 60 % of each axis, less or more by what the waves are on
-            average.
+        shape: cells of the fine grid.
+        spacing_mm: size of the cells, mm.
+        rng: of random numbers.
+        tumour_mm: diameters of the ellipsoid whose volume the tumour has and about which its border
+            varies; None for an ellipsoid of 54 to 60 % of each axis, whose volume varies with the
+            border.
     """
     extent = [n * h for n, h in zip(shape, spacing_mm, strict=True)]
     radius = _radius(
@@ -81,17 +93,17 @@ def draw_anatomy(
         * np.where(necrosis, 0.3, 1.0)
     )
     depth = np.clip(1 - radius, 0, 1)
-    # protons diffuse: their field is smoother than the vessels
+    # protons diffuse, so that pH is smoother than the vessels
     pH = np.where(tumour, 7.1 - 0.6 * depth, value("pHe_n")) + 0.05 * _smooth_noise(
         shape, spacing_mm, 2.0, rng
     )
     T1 = np.where(tumour, value("T10_t"), 1.1) + rough(0.05)
-    soft = 0.35 / min(spacing_mm)  # no tissue border is sharper than the cells that make it
+    soft = 0.35 / min(spacing_mm)  # no border between tissues is sharper than the cells
     PS, phi, v_p, pH = (gaussian_filter(a, soft, mode="nearest") for a in (PS, phi, v_p, pH))
     return Anatomy(tumour, necrosis, PS, np.clip(phi, 0.08, 0.7), v_p, pH, T1)
 
 
-#: Over which a multiplier in space is smooth, mm.
+#: Correlation length of multipliers in space, mm.
 FIELD_MM = 1.5
 
 
@@ -101,10 +113,15 @@ def draw_fields(
     log_sds: Mapping[str, float],
     seed: int,
 ) -> Anatomy:
-    """The same tissue with multipliers that vary over the tumour, each of mean logarithm 0 and the
-    spread given.
+    """Add multipliers that vary over the tumour, with a mean logarithm of 0.
 
-    They have random numbers of their own, so that everything else of a seed stays as it was.
+    They have random numbers of their own, so that all else of a seed does not depend on them.
+
+    Args:
+        anatomy: of the phantom.
+        spacing_mm: size of the cells, mm.
+        log_sds: standard deviation of the logarithm of each multiplier, by name; 0 for none.
+        seed: of the phantom.
     """
     rng, fields = np.random.default_rng([seed, 1]), {}
     for name, spread in log_sds.items():
@@ -123,7 +140,7 @@ def _radius(
     diameters_mm: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> Array:
-    """Scaled radius of an ellipsoid with a wavy border, 1 there."""
+    """Scaled radius of an ellipsoid with an irregular border, 1 at the border."""
     axes = [(np.arange(n) + 0.5) * h - n * h / 2 for n, h in zip(shape, spacing_mm, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij")
     half = [d / 2 for d in diameters_mm]
@@ -137,16 +154,16 @@ def _smooth_noise(
     size_mm: float,
     rng: np.random.Generator,
 ) -> Array:
-    """Gaussian field of unit variance and correlation length ``size_mm``, its mean within 2."""
+    """Gaussian field of unit variance and correlation length ``size_mm``, with a mean within 2."""
     field = gaussian_filter(
         rng.standard_normal(shape), [size_mm / h for h in spacing_mm], mode="wrap"
     )
-    # over a few mm a smooth field is nearly constant: by its spread alone its mean would be scaled
-    # to tens
+    # a smooth field is nearly constant over a few mm: scaled by its standard deviation alone, its
+    # mean could reach tens
     return np.asarray(field / max(field.std(), abs(field.mean()) / 2))
 
 
-#: Relative residual of the linear solves: far below the error of the grid.
+#: Relative residual of the linear solves, far below the error of the grid.
 LINEAR_TOLERANCE = 1e-8
 
 
@@ -155,11 +172,15 @@ class Truth:
     """True scalars (SI) and fields on the fine grid of the field of view.
 
     Attributes:
-        contrast: ``(t, x, y, z)`` mM in tissue at the frames.
-        drug: pool -> ``(t, x, y, z)`` kg per m3 of tissue at ``drug_times_s``.
+        scalars: of the model, by name, SI.
+        contrast: contrast agent in tissue at the frames, ``(t, x, y, z)``, mM.
+        drug: by pool, ``(t, x, y, z)`` at ``drug_times_s``, kg per m3 of tissue.
+        drug_times_s: times after the dose, s.
         plasma_drug: encapsulated drug in plasma at ``drug_times_s``, kg/m3.
-        pressure: Pa. velocity: ``(3, x, y, z)`` m/s.
-        Ktrans: influx per plasma concentration, diffusion and solvent drag together, 1/s.
+        pressure: interstitial pressure, ``(x, y, z)``, Pa.
+        velocity: of the interstitial fluid, ``(3, x, y, z)``, m/s.
+        Ktrans: influx per plasma concentration, by diffusion and solvent drag, ``(x, y, z)``, 1/s.
+        release_rate: of the carrier, ``(x, y, z)``, 1/s.
     """
 
     scalars: Mapping[str, float]
@@ -189,13 +210,18 @@ def solve_truth(
     pore_error: float = 0.0,
     factors: Mapping[str, float] | None = None,
 ) -> Truth:
-    """Solve every field of the phantom on the grid of its anatomy, in a box with a wide normal
-    margin.
+    """Solve every field of the phantom, in a box with a wide margin of normal tissue.
 
     Args:
-        pore_error: the contrast agent fills so much more of the tissue (relative) than the pores
-            that carry drug.
-        factors: on the tumour's properties, as :class:`TumourModel` takes them.
+        anatomy: of the phantom.
+        spacing_m: size of the cells, m.
+        scalars: of the model, by name, SI.
+        aif: plasma curve of the contrast agent.
+        frame_times: of the DCE frames, s.
+        drug_times: after the dose, s.
+        pore_error: relative excess of the volume that the contrast agent fills over the pores that
+            carry drug.
+        factors: on properties of the tumour (:class:`nanopinn.physics.tumour.TumourModel`).
     """
     domain = Domain.from_mask(anatomy.tumour, spacing_m, margin_m=3.0e-3)
     maps = TissueMaps(

@@ -27,7 +27,7 @@ def radii(*um: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("R_t", [30e-6, 55e-6, 78e-6])
 def test_oxygen_is_the_solution_of_the_boundary_value_problem(R_t: float) -> None:
-    """In units of p0 and R_c; the zero-order sink needs no regularisation while p stays positive."""
+    """In units of p0 and R_c. The zero-order sink needs no regularisation while p is positive."""
     m, edge = M * RC**2 / (D * P0), R_t / RC
 
     def rate(r: np.ndarray, y: np.ndarray) -> np.ndarray:

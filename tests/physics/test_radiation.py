@@ -1,4 +1,4 @@
-"""Radiation modifiers: nothing without fractions, products over fractions, positive, and back to 1."""
+"""Radiation factors: 1 without fractions, products over fractions, positive, and back to 1."""
 
 from __future__ import annotations
 
