@@ -1,4 +1,4 @@
-"""Moving maps between grids in world millimetres; what was not measured stays NaN."""
+"""Resampling of maps between grids in world millimetres; what was not measured stays NaN."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ Array = NDArray[np.float64]
 
 
 def voxel_coordinates(shape: tuple[int, int, int], affine: Array, other_affine: Array) -> Array:
-    """Voxel coordinates in the other grid of every voxel of this one, ``(3, x, y, z)``."""
+    """Voxel coordinates in another grid of every voxel of a grid.
+
+    Args:
+        shape: of the grid.
+        affine: ``(4, 4)`` of the grid, RAS mm.
+        other_affine: ``(4, 4)`` of the other grid, RAS mm.
+
+    Returns:
+        ``(3, x, y, z)``.
+    """
     index = np.indices(shape, dtype=np.float64).reshape(3, -1)
     matrix = np.linalg.inv(other_affine) @ affine
     return (matrix[:3, :3] @ index + matrix[:3, 3:]).reshape(3, *shape)
@@ -21,14 +30,22 @@ def voxel_coordinates(shape: tuple[int, int, int], affine: Array, other_affine: 
 def resample(
     values: Array, affine: Array, shape: tuple[int, int, int], target_affine: Array, order: int = 1
 ) -> Array:
-    """Bring a map ``(x, y, z)`` to another grid.
+    """Resample a map to another grid.
 
-    Trilinear, with the weights shared among the neighbours that were measured; NaN where fewer than
-    half of the weight was measured and beyond the outermost voxel faces: nothing is extrapolated. A
-    grid of one slice holds through the slice's thickness.
+    Interpolation is trilinear, with the weights renormalised over the neighbours that were
+    measured. The result is NaN where less than half of the weight was measured, and beyond the
+    outermost voxel faces: nothing is extrapolated. A grid of one slice holds through the thickness
+    of the slice.
 
     Args:
+        values: ``(x, y, z)``, NaN where not measured.
+        affine: ``(4, 4)`` of the map, RAS mm.
+        shape: of the other grid.
+        target_affine: ``(4, 4)`` of the other grid, RAS mm.
         order: 1 for maps, 0 (nearest) for labels.
+
+    Returns:
+        ``shape``, NaN where not measured.
     """
     at = voxel_coordinates(shape, target_affine, affine)
     inside = np.ones(shape, dtype=bool)
@@ -43,6 +60,15 @@ def resample(
     return np.where(good, total / np.where(good, weight, 1.0), np.nan)
 
 
+def resample_to_grid(
+    values: Array, affine: Array, shape: tuple[int, ...], target_affine: Array
+) -> Array:
+    """A map on a grid: as it is where it lies on that grid already, else by :func:`resample`."""
+    if same_grid(shape, target_affine, values.shape, affine):
+        return values
+    return resample(values, affine, (shape[0], shape[1], shape[2]), target_affine)
+
+
 def same_grid(
     shape: tuple[int, ...], affine: Array, other_shape: tuple[int, ...], other: Array
 ) -> bool:
@@ -52,15 +78,18 @@ def same_grid(
 
 
 def smooth_local_quadratic(values: Array, source: NDArray[np.bool_], width: float) -> Array:
-    """Smooth a map ``(x, y, z)`` by a paraboloid, a plane and one curvature, fitted around every
-    voxel; NaN far from any source.
+    """Smooth a map by local polynomial regression (Fan and Gijbels 1996).
 
-    Unlike a weighted mean it keeps gradients, at borders too, and unlike a plane it does not fill
-    cores (local polynomials: Fan and Gijbels 1996).
+    Around every voxel a plane plus one isotropic curvature is fitted. Unlike a weighted mean it
+    keeps gradients, at borders too, and unlike a plane it does not fill minima.
 
     Args:
-        source: voxels that count, finite there.
+        values: ``(x, y, z)``.
+        source: voxels that are fitted to, ``(x, y, z)``; ``values`` are finite there.
         width: standard deviation of the Gaussian weights, voxels.
+
+    Returns:
+        ``(x, y, z)``, NaN far from any source.
     """
     reach = np.arange(-round(4 * width), round(4 * width) + 1) / width
     weights = np.exp(-0.5 * reach**2) / np.exp(-0.5 * reach**2).sum()

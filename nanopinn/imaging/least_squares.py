@@ -1,4 +1,4 @@
-"""Batched non-linear least squares: Levenberg-Marquardt within bounds, many small problems at once."""
+"""Batched non-linear least squares: bounded Levenberg-Marquardt for many small problems at once."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: Parameters ``(m, p)`` of the problems ``(m,)`` to curves ``(m, t)`` and their Jacobian ``(m, p,
-#: t)``.
+#: From parameters ``(m, p)`` of the problems with indices ``(m,)`` to curves ``(m, t)`` and their
+#: Jacobian ``(m, p, t)``.
 CurveFunction = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class NormalPrior:
-    """What is known of each voxel's parameters before its curve is seen.
+    """Normal prior of the parameters of every problem.
 
     Attributes:
-        mean: ``(n, p)``. precision: ``(n, p, p)``. noise_sd: ``(n,)`` mM, of a frame, against which
-            it is weighed.
+        mean: ``(n, p)``.
+        precision: inverse covariance, ``(n, p, p)``.
+        noise_sd: standard deviation of one data point, ``(n,)``, unit of the data.
     """
 
     mean: Tensor
@@ -27,7 +28,7 @@ class NormalPrior:
     noise_sd: Tensor
 
     def select(self, at: slice | Tensor) -> NormalPrior:
-        """That of some voxels."""
+        """The prior of some problems."""
         return NormalPrior(self.mean[at], self.precision[at], self.noise_sd[at])
 
 
@@ -39,11 +40,11 @@ class Bounds:
     upper: Tensor
 
     def clip(self, theta: Tensor) -> Tensor:
-        """The nearest place within."""
+        """The nearest point within the bounds."""
         return torch.minimum(torch.maximum(theta, self.lower), self.upper)
 
     def move_off_bounds(self, theta: Tensor) -> Tensor:
-        """A start that no bound holds."""
+        """A start strictly within the bounds."""
         width = self.upper - self.lower
         return torch.minimum(
             torch.maximum(torch.nan_to_num(theta), self.lower + 1e-6 * width),
@@ -53,7 +54,15 @@ class Bounds:
 
 @dataclass(frozen=True)
 class LeastSquaresFit:
-    """Where a descent ended: parameters, curves, Jacobian ``(n, p, t)``, cost (with the prior)."""
+    """Result of a batch of fits.
+
+    Attributes:
+        theta: parameters, ``(n, p)``.
+        f: fitted curves, ``(n, t)``.
+        J: Jacobian, ``(n, p, t)``.
+        cost: sum of squared residuals, the prior's term included, ``(n,)``.
+        converged: ``(n,)`` bool.
+    """
 
     theta: Tensor
     f: Tensor
@@ -62,7 +71,7 @@ class LeastSquaresFit:
     converged: Tensor
 
     def select_lower_cost(self, other: LeastSquaresFit) -> LeastSquaresFit:
-        """Voxel by voxel the better of the two."""
+        """The fit of lower cost, problem by problem."""
         take = other.cost < self.cost * (1 - 1e-9)
         return LeastSquaresFit(
             *(
@@ -84,8 +93,16 @@ def fit_levenberg_marquardt(
     prior: NormalPrior | None,
     iterations: int,
 ) -> LeastSquaresFit:
-    """Fit every curve of ``C`` ``(n, t)`` that is wanted ``(n,)`` from its own start ``(n, p)``;
-    the others stay where they start.
+    """Fit every curve by Levenberg-Marquardt; converged problems leave the batch.
+
+    Args:
+        curves: model.
+        C: data, ``(n, t)``.
+        start: initial parameters, ``(n, p)``.
+        bounds: of the parameters.
+        fit_mask: problems to fit, ``(n,)`` bool; the others keep their start.
+        prior: of the parameters; None for least squares alone.
+        iterations: largest number of steps.
     """
     theta = bounds.move_off_bounds(start)
     damping = torch.full((len(C),), 1e-3, dtype=C.dtype, device=C.device)
@@ -118,8 +135,26 @@ def fit_levenberg_marquardt(
     return LeastSquaresFit(theta, f, J, cost, converged)
 
 
+def invert_normal_matrix(H: Tensor, ridge: float = 1e-12) -> Tensor:
+    """Inverse of normal matrices ``(n, p, p)``, scaled to a unit diagonal.
+
+    Args:
+        H: ``J J^T``, symmetric and not negative.
+        ridge: added to the scaled diagonal, so that a problem without information does not make the
+            whole batch singular.
+
+    Returns:
+        ``(n, p, p)``: the covariance of the parameters per unit variance of the data.
+    """
+    scale = H.diagonal(dim1=1, dim2=2).clamp_min(1e-30).rsqrt()
+    scaled = scale[:, :, None] * H * scale[:, None, :] + ridge * torch.eye(
+        H.shape[-1], dtype=H.dtype, device=H.device
+    )
+    return scale[:, :, None] * torch.linalg.inv(scaled) * scale[:, None, :]
+
+
 def _prior_cost(theta: Tensor, prior: NormalPrior | None) -> Tensor:
-    """Cost of a departure from the prior, in the unit of squared residuals."""
+    """Squared deviation from the prior mean, weighted to the unit of squared residuals."""
     if prior is None:
         return theta.new_zeros(len(theta))
     away = theta - prior.mean

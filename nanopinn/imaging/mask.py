@@ -1,4 +1,4 @@
-"""The tumour: a mask that was drawn, or a documented automatic one."""
+"""The tumour mask: read from a volume, or segmented automatically."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.geometry import resample, same_grid
+from nanopinn.imaging.geometry import resample_to_grid
 from nanopinn.io.array_volume import VolumeSource
 from nanopinn.io.nifti import Orientation
 from nanopinn.io.volumes import read_map
@@ -21,7 +21,13 @@ def load_mask(
     affine: Array,
     orientation: Orientation | None = None,
 ) -> NDArray[np.bool_]:
-    """Read a mask (anything above one half is tumour) and bring it to the DCE grid.
+    """Read a mask (above one half is tumour) and resample it to the DCE grid.
+
+    Args:
+        path: mask, a file or a volume in memory.
+        shape: of the DCE grid.
+        affine: ``(4, 4)`` of the DCE grid, RAS mm.
+        orientation: affine to use where sform and qform disagree.
 
     Raises:
         InputError: it is not 3-D, is empty, or lies outside the DCE scan.
@@ -34,11 +40,10 @@ def load_mask(
             field="values",
             found=f"maximum {np.nanmax(values):g}",
             expected="voxels above 0.5",
-            remedy="Draw the tumour, or leave --mask out.",
+            remedy="Draw the tumour, or leave `mask` out.",
         )
-    if not same_grid(shape, affine, values.shape, own):
-        values = np.nan_to_num(resample((values > 0.5).astype(float), own, shape, affine))
-    mask = values > 0.5
+    inside = (values > 0.5).astype(np.float64)
+    mask = np.nan_to_num(resample_to_grid(inside, own, shape, affine)) > 0.5
     if not mask.any():
         raise InputError(
             "the mask does not overlap the DCE scan",
@@ -52,10 +57,14 @@ def load_mask(
 
 
 def automatic_mask(concentration_mM: Array, frame_times_s: Array) -> NDArray[np.bool_]:
-    """The largest connected region that enhances strongly.
+    """Segment the largest connected region that enhances strongly.
 
-    Area under the concentration curve, smoothed over a voxel, above Otsu's threshold; closed, holes
-    filled, the largest component kept.
+    The area under the concentration curve, smoothed over a voxel, is thresholded by Otsu's method;
+    the region is closed, its holes are filled, and its largest component is kept.
+
+    Args:
+        concentration_mM: ``(t, x, y, z)``.
+        frame_times_s: ``(t,)``.
 
     Raises:
         InputError: nothing enhances.
@@ -66,18 +75,18 @@ def automatic_mask(concentration_mM: Array, frame_times_s: Array) -> NDArray[np.
     labels, count = ndimage.label(ndimage.binary_fill_holes(closed))
     if count == 0 or smooth.max() <= 0:
         raise InputError(
-            "nothing enhances, so no tumour can be found",
-            field="--mask",
+            "no tumour can be segmented, because nothing enhances",
+            field="mask",
             found="no enhancing region",
             expected="a tumour that takes up contrast",
-            remedy="Give a mask with --mask.",
+            remedy="Give `mask`.",
         )
     sizes = ndimage.sum_labels(np.ones_like(area), labels, index=np.arange(1, count + 1))
     return np.asarray(labels == 1 + int(np.argmax(sizes)))
 
 
 def _otsu(values: Array) -> float:
-    """Threshold that parts a histogram into two classes of least variance (Otsu 1979)."""
+    """Threshold of least variance within the two classes of a histogram (Otsu 1979)."""
     counts, edges = np.histogram(values, bins=256)
     centres = (edges[1:] + edges[:-1]) / 2
     below = np.cumsum(counts)

@@ -4,14 +4,19 @@ its trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
-from nanopinn.imaging.registration import MIN_VOXELS_PER_AXIS, optimise_transform
+from nanopinn.imaging.registration import (
+    MIN_VOXELS_PER_AXIS,
+    optimise_transform,
+    rigid_parameter_weights,
+    to_sitk_image,
+)
 
 Array = NDArray[np.float64]
 
@@ -52,12 +57,13 @@ def correct_motion(
         series: ``(t, x, y, z)``. voxel_mm: ``(3,)``.
     """
     known = np.nan_to_num(series)
-    frames = [_image(f, voxel_mm) for f in known]
+    affine = np.diag([*voxel_mm, 1.0])
+    frames = [to_sitk_image(f, affine) for f in known]
     reference, transforms = frames[0], [_identity_transform(frames[0])] * len(frames)
     for turn in range(_PASSES):
         moved = [_moved(f, reference, t) for f, t in zip(frames, transforms, strict=True)]
-        reference = _image(
-            np.nanmedian(np.where(np.isfinite(m := np.stack(moved)), m, known), axis=0), voxel_mm
+        reference = to_sitk_image(
+            np.nanmedian(np.where(np.isfinite(m := np.stack(moved)), m, known), axis=0), affine
         )
         for i, frame in enumerate(frames):
             transforms[i] = _register(reference, frame, transforms[i])
@@ -86,7 +92,9 @@ def _register(
     if extremes.GetMaximum() <= extremes.GetMinimum():
         return start  # an empty frame has no place
     large = min(reference.GetSize()) >= _MIN_VOXELS_FOR_SUBSAMPLING
-    parameter_weights = _rigid_parameter_weights(reference.GetSize())
+    parameter_weights = rigid_parameter_weights(
+        [n < MIN_VOXELS_PER_AXIS for n in reference.GetSize()]
+    )
     return optimise_transform(
         reference,
         frame,
@@ -96,21 +104,6 @@ def _register(
         coarse=large,
         parameter_weights=parameter_weights,
     )
-
-
-def _rigid_parameter_weights(size: Sequence[int]) -> list[float]:
-    """1 for what may move, 0 for what a flat grid cannot tell: rotations about x, y, z, then
-    translations.
-    """
-    flat = [n < MIN_VOXELS_PER_AXIS for n in size]
-    turns = [0.0 if any(flat[b] for b in range(3) if b != a) else 1.0 for a in range(3)]
-    return [*turns, *(0.0 if f else 1.0 for f in flat)]
-
-
-def _image(values: Array, voxel_mm: Array) -> sitk.Image:
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values.transpose(2, 1, 0)))
-    image.SetSpacing([float(h) for h in voxel_mm])
-    return image
 
 
 def _array(image: sitk.Image) -> Array:

@@ -21,7 +21,7 @@ from nanopinn.io.array_volume import VolumeSource
 
 Array = NDArray[np.float64]
 TransformKind = Literal["rigid", "affine"]
-Move = TypeVar("Move", sitk.Euler3DTransform, sitk.AffineTransform)
+TransformT = TypeVar("TransformT", sitk.Euler3DTransform, sitk.AffineTransform)
 
 #: Along an axis with fewer voxels than this a scale, or in a series a motion, is not determined,
 #: and is not looked for.
@@ -66,11 +66,11 @@ def register_images(
     """
     frame = _frame(affine, image.shape)
     seen = _average_over_voxels(target, target_affine, affine)
-    fixed, moving = _image(image, frame @ affine), _image(seen, frame @ target_affine)
+    fixed, moving = to_sitk_image(image, frame @ affine), to_sitk_image(seen, frame @ target_affine)
     depth = _depths(image, target, frame @ target_affine)
     still = sitk.Euler3DTransform()
     coarse = min(image.shape) >= MIN_VOXELS_PER_AXIS
-    parameter_weights = _moves([d == 1 for d in depth[1]])
+    parameter_weights = rigid_parameter_weights([d == 1 for d in depth[1]])
     turned = optimise_transform(
         fixed,
         moving,
@@ -84,7 +84,7 @@ def register_images(
     if kind == "affine":
         # the stretch comes first, along the scan's own axes, so that what is held of it stays held
         parameter_weights = [
-            *_stretches([min(d) < MIN_VOXELS_PER_AXIS for d in zip(*depth, strict=True)]),
+            *_strain_weights([min(d) < MIN_VOXELS_PER_AXIS for d in zip(*depth, strict=True)]),
             *parameter_weights[3:],
         ]
         stretched = optimise_transform(
@@ -106,7 +106,7 @@ def register_images(
 def optimise_transform(
     fixed: sitk.Image,
     moving: sitk.Image,
-    start: Move,
+    start: TransformT,
     *,
     first_step_mm: float,
     smooth_mm: float,
@@ -114,7 +114,7 @@ def optimise_transform(
     parameter_weights: Sequence[float],
     following_transform: sitk.Transform | None = None,
     fine: bool = False,
-) -> Move:
+) -> TransformT:
     """The transform from places of ``fixed`` to places of ``moving`` with the most mutual
     information (Mattes 2003).
 
@@ -198,16 +198,21 @@ def _depths(image: Array, target: Array, target_affine: Array) -> tuple[list[int
     return list(image.shape), [target.shape[a] for a in along]
 
 
-def _moves(held: Sequence[bool]) -> list[float]:
-    """1 for what may move, 0 for what leaves a held axis: rotations about x, y, z, then
-    translations.
+def rigid_parameter_weights(held: Sequence[bool]) -> list[float]:
+    """Which parameters of a rigid transform are free: 1 free, 0 fixed.
+
+    Args:
+        held: axes ``(3,)`` along which nothing moves.
+
+    Returns:
+        Rotations about x, y and z, then translations.
     """
     turns = [0.0 if any(held[b] for b in range(3) if b != a) else 1.0 for a in range(3)]
     return [*turns, *(0.0 if h else 1.0 for h in held)]
 
 
-def _stretches(held: Sequence[bool]) -> list[float]:
-    """The same for the matrix of an affine transform, row by row."""
+def _strain_weights(held: Sequence[bool]) -> list[float]:
+    """Which entries of the matrix of an affine transform are free, row by row: 1 free, 0 fixed."""
     return [0.0 if held[row] or held[column] else 1.0 for row in range(3) for column in range(3)]
 
 
@@ -235,8 +240,8 @@ def _alignment(
     )
 
 
-def _image(values: Array, affine: Array) -> sitk.Image:
-    """An image in the millimetres of an affine."""
+def to_sitk_image(values: Array, affine: Array) -> sitk.Image:
+    """A SimpleITK image of ``(x, y, z)`` in the millimetres of an affine; NaN becomes 0."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(np.nan_to_num(values).transpose(2, 1, 0)))
     size = np.linalg.norm(affine[:3, :3], axis=0)
     image.SetSpacing(size.tolist())

@@ -22,6 +22,7 @@ from nanopinn.imaging.least_squares import (
     LeastSquaresFit,
     NormalPrior,
     fit_levenberg_marquardt,
+    invert_normal_matrix,
 )
 
 
@@ -182,12 +183,7 @@ def _summarise_fit(
     H = end.J @ end.J.transpose(1, 2)
     if prior is not None:
         H = H + prior.noise_sd.square()[:, None, None] * prior.precision
-    scale = H.diagonal(dim1=1, dim2=2).clamp_min(1e-30).rsqrt()
-    # a ridge at round-off keeps curves without information from spoiling their batch
-    scaled = scale[:, :, None] * H * scale[:, None, :] + 1e-12 * torch.eye(
-        p, dtype=C.dtype, device=C.device
-    )
-    inverse = scale[:, :, None] * torch.linalg.inv(scaled) * scale[:, None, :]
+    inverse = invert_normal_matrix(H)
     moved = inverse @ end.J @ shared.transpose(1, 2)
     covariance = inverse * sd.square()[:, None, None] + moved @ moved.transpose(1, 2)
     spread = (C - C.mean(1, keepdim=True)).square().sum(1)

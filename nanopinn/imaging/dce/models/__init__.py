@@ -1,26 +1,20 @@
-"""Kinetic models, one module each; :data:`MODELS` finds them by name."""
+"""Kinetic models, one module each. A module in this folder is a model: nothing else names it."""
 
 from __future__ import annotations
 
-from nanopinn.imaging.dce.impulse_response import KineticModel
-from nanopinn.imaging.dce.models import (
-    extended_tofts,
-    patlak,
-    steady_state,
-    tofts,
-    two_compartment_exchange,
-    two_compartment_uptake,
-)
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import cast
 
-#: From the plainest to the richest.
-MODELS: dict[str, KineticModel] = {
-    m.NAME: m
-    for m in (
-        steady_state,
-        patlak,
-        tofts,
-        extended_tofts,
-        two_compartment_uptake,
-        two_compartment_exchange,
-    )
-}
+from nanopinn.imaging.dce.impulse_response import KineticModel
+
+
+def discover_models() -> dict[str, KineticModel]:
+    """The models of this folder by name, from the fewest to the most parameters."""
+    names = sorted(m.name for m in iter_modules(__path__))
+    found = [cast(KineticModel, import_module(f"{__name__}.{name}")) for name in names]
+    return {m.NAME: m for m in sorted(found, key=lambda m: len(m.NAMES))}
+
+
+#: Every kinetic model by name.
+MODELS = discover_models()
