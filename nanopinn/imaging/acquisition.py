@@ -1,4 +1,4 @@
-"""How a dynamic series was acquired: sidecar keys, their precedence, and what is never guessed."""
+"""Acquisition of a dynamic series: keys of the sidecar, their ranges and their precedence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 #: No dynamic series has frames closer than this; below it a time is an excitation TR.
 MIN_FRAME_SPACING_S = 0.1
 
-#: Keys of the sidecar: unit and meaning, as `nanopinn validate --template` writes them.
+#: Keys of the sidecar with their unit and meaning.
 ACQUISITION_KEYS = {
     "VolumeTiming": (
         "s, list: start of every frame (or RepetitionTime, the constant frame spacing in s)"
@@ -39,20 +39,28 @@ ACQUISITION_KEYS = {
     ),
 }
 
-#: How a series may say that it holds concentration.
+#: Values of ``Units`` that mark a series of concentrations.
 CONCENTRATION_UNITS = ("mM", "mmol/L", "mmol/l")
+
+
+_STATE_IT = "Write it into the sidecar, or give it with the array; there is no default."
 
 
 @dataclass(frozen=True)
 class DceAcquisition:
-    """What the kinetics need of the acquisition.
+    """Facts of the acquisition that the kinetic analysis needs.
 
     Attributes:
-        frame_times_s: ``(t,)``. repetition_time_s: excitation TR. flip_angle_deg.
-        relaxivity: 1/(s mM). hematocrit: fraction. dose_mmol_per_kg.
-        is_concentration: the series holds mM; TR and flip angle are NaN then.
-        baseline_frames, bolus_arrival_s: None where they are to be detected.
-        assumptions: sentences.
+        frame_times_s: start of every frame, s, ``(t,)``.
+        repetition_time_s: excitation TR, s; NaN for concentrations.
+        flip_angle_deg: degrees; NaN for concentrations.
+        relaxivity: r1 of the contrast agent, 1/(s mM).
+        hematocrit: fraction.
+        dose_mmol_per_kg: dose of the contrast agent, mmol/kg.
+        is_concentration: the series holds concentrations in mM.
+        baseline_frames: frames before contrast; None: detected.
+        bolus_arrival_s: s; None: detected.
+        assumptions: one sentence each.
     """
 
     frame_times_s: Array
@@ -70,7 +78,13 @@ class DceAcquisition:
 def load_acquisition(
     dce: VolumeSource, frames: int, pixdim4_s: float, overrides: Mapping[str, Any] | None = None
 ) -> DceAcquisition:
-    """Acquisition of a series from its sidecar; overrides win.
+    """Acquisition of a series from its sidecar and the overrides, which replace it.
+
+    Args:
+        dce: series, a file or a volume in memory.
+        frames: number of frames.
+        pixdim4_s: frame spacing of the header, s; NaN if none.
+        overrides: values under the keys of the sidecar.
 
     Raises:
         InputError: timing, TR or flip angle are missing, out of range or contradict each other.
@@ -98,9 +112,7 @@ def load_acquisition(
 
 
 def _apply_overrides(side: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The sidecar under the overrides; timing given by hand replaces the sidecar's, however it was
-    written.
-    """
+    """The sidecar with the overrides; any timing among them replaces both timing keys."""
     given = {k: v for k, v in overrides.items() if v is not None}
     timing = ("VolumeTiming", "RepetitionTime")
     replaced = timing if any(k in given for k in timing) else ()
@@ -161,29 +173,40 @@ def _read_baseline(
 def read_excitation(
     side: Mapping[str, Any], name: Path, notes: list[str] | None = None
 ) -> tuple[float, float]:
-    """Excitation TR (s) and flip angle (degrees); neither is ever guessed.
+    """Excitation TR and flip angle; neither has a default.
 
     dcm2niix writes the TR of DICOM, which is that of the excitation, as ``RepetitionTime``; its
-    sidecars say so by ``ConversionSoftware``.
+    sidecars are recognised by ``ConversionSoftware``.
+
+    Args:
+        side: the sidecar.
+        name: sidecar that a refusal names.
+        notes: receives a sentence where the TR was read so.
+
+    Returns:
+        TR (s) and flip angle (degrees).
+
+    Raises:
+        InputError: either is missing or out of range.
     """
     if _is_from_dcm2niix(side):
         side = {**side, "RepetitionTimeExcitation": side["RepetitionTime"]}
         if notes is not None:
             notes.append(
-                f"The sidecar is dcm2niix's: its RepetitionTime, {side['RepetitionTime']:g} s, is"
-                " the excitation TR."
+                f"The sidecar was written by dcm2niix, so its RepetitionTime,"
+                f" {side['RepetitionTime']:g} s, is the excitation TR."
             )
     tr = _number(side, "RepetitionTimeExcitation", name, 1e-4, 0.1)
     flip = _number(side, "FlipAngle", name, 0.1, 179.0)
     for key, found in (("RepetitionTimeExcitation", tr), ("FlipAngle", flip)):
         if found is None:
             raise InputError(
-                "a value of the acquisition is missing",
+                "a required value of the acquisition is missing",
                 file=name,
                 field=key,
                 found="nothing",
                 expected=ACQUISITION_KEYS[key],
-                remedy="Write it into the sidecar; it is never guessed.",
+                remedy=_STATE_IT,
             )
     assert tr is not None
     assert flip is not None
@@ -201,29 +224,51 @@ def _is_from_dcm2niix(side: Mapping[str, Any]) -> bool:
     )
 
 
-def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: float) -> float | None:
-    if key not in side:
+def read_sidecar_number(
+    side: Mapping[str, Any],
+    key: str,
+    name: Path,
+    low: float,
+    high: float,
+    meaning: str,
+    *,
+    required: bool = False,
+) -> float | None:
+    """A number of a sidecar.
+
+    Args:
+        side: the sidecar.
+        key: of the number.
+        name: sidecar that a refusal names.
+        low: smallest value.
+        high: largest value.
+        meaning: unit and meaning, for the refusal.
+        required: refuse a sidecar without it.
+
+    Returns:
+        The number; None where the key is absent.
+
+    Raises:
+        InputError: the value is missing though required, not a number, or out of range.
+    """
+    if key not in side and not required:
         return None
-    found = side[key]
-    if not is_number(found):
-        raise InputError(
-            "not a number",
-            file=name,
-            field=key,
-            found=found,
-            expected=ACQUISITION_KEYS.get(key),
-            remedy="Correct the value.",
-        )
-    if not low <= found <= high:
-        raise InputError(
-            "out of range",
-            file=name,
-            field=key,
-            found=found,
-            expected=f"{low:g} to {high:g}, {ACQUISITION_KEYS.get(key, 'in its unit')}",
-            remedy="Check the unit.",
-        )
-    return float(found)
+    found = side.get(key)
+    if is_number(found) and low <= found <= high:
+        return float(found)
+    problem = "out of range" if is_number(found) else "not a number"
+    raise InputError(
+        problem if key in side else "a required value is missing",
+        file=name,
+        field=key,
+        found=found if key in side else "nothing",
+        expected=f"{low:g} to {high:g}, {meaning}",
+        remedy="Check the value and its unit." if key in side else _STATE_IT,
+    )
+
+
+def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: float) -> float | None:
+    return read_sidecar_number(side, key, name, low, high, ACQUISITION_KEYS[key])
 
 
 def _frame_times(
@@ -253,10 +298,10 @@ def _frame_times(
         notes.append(f"Frame times are taken from the header: one every {pixdim4_s:g} s.")
         return np.arange(frames, dtype=np.float64) * pixdim4_s
     if pixdim4_s >= MIN_FRAME_SPACING_S and _spacing_differs(times, pixdim4_s):
-        believed = np.median(np.diff(times))
+        spacing_used = np.median(np.diff(times))
         notes.append(
-            f"The header has a frame every {pixdim4_s:g} s; the sidecar's {believed:g} s is"
-            " believed."
+            f"The frame spacing of the sidecar, {spacing_used:g} s, is used in place of that of the"
+            f" header, {pixdim4_s:g} s."
         )
     return times
 
@@ -266,7 +311,7 @@ def _spacing_differs(times: Array, spacing: float) -> bool:
 
 
 def _frame_spacing(side: Mapping[str, Any], name: Path) -> float | None:
-    """``RepetitionTime``, unless it is that of the excitation."""
+    """Frame spacing by ``RepetitionTime``, s, unless that is the TR of the excitation."""
     if _is_from_dcm2niix(side):
         return None
     spacing = _number(side, "RepetitionTime", name, 0.0, 3600.0)
@@ -274,7 +319,7 @@ def _frame_spacing(side: Mapping[str, Any], name: Path) -> float | None:
         spacing < MIN_FRAME_SPACING_S or spacing == side.get("RepetitionTimeExcitation")
     ):
         raise InputError(
-            "an excitation TR stands where the frame spacing belongs",
+            "RepetitionTime holds an excitation TR, not the frame spacing",
             file=name,
             field="RepetitionTime",
             found=f"{spacing:g} s",
@@ -288,7 +333,7 @@ def _frame_spacing(side: Mapping[str, Any], name: Path) -> float | None:
 
 
 def _require_frame_spacing(pixdim4_s: float, name: Path, dce: VolumeSource) -> None:
-    remedy = "Write VolumeTiming into the sidecar, or give --frame-spacing SECONDS."
+    remedy = "Write VolumeTiming into the sidecar, or give `frame_spacing`."
     if not np.isfinite(pixdim4_s) or pixdim4_s <= 0:
         raise InputError(
             "the series has no frame times",
@@ -339,7 +384,7 @@ def _listed_times(listed: Any, frames: int, name: Path) -> Array:
                 f"{times[wrong]:g} s then {times[wrong + 1]:g} s (frames {wrong + 1} and"
                 f" {wrong + 2})"
             ),
-            expected="later and later times",
+            expected="increasing times",
             remedy="Correct the list.",
         )
     if np.median(np.diff(times)) < MIN_FRAME_SPACING_S or np.median(np.diff(times)) > 600:

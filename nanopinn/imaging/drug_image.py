@@ -10,25 +10,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.geometry import resample, same_grid
+from nanopinn.imaging.acquisition import read_sidecar_number
+from nanopinn.imaging.geometry import resample_to_grid
 from nanopinn.imaging.registration import Coregistration
 from nanopinn.io.array_volume import VolumeSource
-from nanopinn.io.safe_open import is_number
 from nanopinn.io.volumes import read_map, read_sidecar, sidecar_path
 
 Array = NDArray[np.float64]
 
 #: kg/m3 per unit.
 DRUG_UNITS = {"kg/m3": 1.0, "g/L": 1.0, "mg/mL": 1.0, "ug/mL": 1e-3, "mg/L": 1e-3, "ng/mL": 1e-6}
+#: Least positive time and noise.
+_SMALLEST = 1e-12
 QUANTITIES = ("encapsulated", "released", "free", "total")
 
 
 @dataclass(frozen=True)
 class DrugImage:
-    """One image, kg per m3 of tissue; NaN outside its field of view.
+    """A post-dose image on the DCE grid.
 
     Attributes:
-        time_s: after the dose. noise_sd: kg/m3. notes: how it was moved, if it was.
+        values: ``(x, y, z)``, kg per m3 of tissue; NaN outside its field of view.
+        time_s: after the dose, s.
+        quantity: pools that the image shows.
+        noise_sd: standard deviation of a voxel, kg/m3.
+        notes: of the registration, one sentence each.
     """
 
     values: Array
@@ -46,11 +52,15 @@ def load_drug_image(
     *,
     coregistration: Coregistration | None = None,
 ) -> DrugImage:
-    """Read a post-dose image; its sidecar holds TimeAfterDose (s), Quantity, NoiseSD and Units.
+    """Read a post-dose image and resample it to the DCE grid.
 
     Args:
-        shape, affine, mask: the DCE grid and the tumour on it. onto: moves the image over the DCE
-            scan first, by what it shows.
+        path: image, a file or a volume in memory; its sidecar holds ``TimeAfterDose`` (s),
+            ``Quantity``, ``NoiseSD`` and ``Units``.
+        shape: of the DCE grid.
+        affine: ``(4, 4)`` of the DCE grid, RAS mm.
+        mask: tumour, ``(x, y, z)``.
+        coregistration: registers the image to the DCE scan first; None: by its affine alone.
 
     Raises:
         InputError: the sidecar lacks a key or holds a wrong value, or the image misses the tumour.
@@ -58,18 +68,15 @@ def load_drug_image(
     side, name = read_sidecar(path), sidecar_path(path)
     unit = _read_choice(side, "Units", tuple(DRUG_UNITS), name)
     quantity = _read_choice(side, "Quantity", QUANTITIES, name)
-    time_s = _read_positive(side, "TimeAfterDose", name, "s after the dose", 60 * 86400.0)
-    noise = _read_positive(
-        side, "NoiseSD", name, f"standard deviation of the noise of a voxel, in {unit}", 1e6
-    )
+    time_s = _read_positive(side, "TimeAfterDose", name, 60 * 86400.0, "s after the dose")
+    noise = _read_positive(side, "NoiseSD", name, 1e6, f"sd of the noise of a voxel, {unit}")
     values, own, _ = read_map(path)
     own, notes = (
         (own, [])
         if coregistration is None
         else coregistration.register_scan("drug image", values, own, path)
     )
-    if not same_grid(shape, affine, values.shape, own):
-        values = resample(values, own, shape, affine)
+    values = resample_to_grid(values, own, shape, affine)
     if not np.isfinite(values[mask]).any():
         raise InputError(
             "the drug image does not overlap the tumour",
@@ -94,22 +101,15 @@ def _read_choice(side: dict[str, Any], key: str, allowed: tuple[str, ...], name:
             field=key,
             found=side.get(key),
             expected=" or ".join(allowed),
-            remedy="Write it into the sidecar.",
+            remedy="Write it into the sidecar, or give it with the array.",
         )
     return str(side[key])
 
 
 def _read_positive(
-    side: dict[str, Any], key: str, name: Path, meaning: str, highest: float
+    side: dict[str, Any], key: str, name: Path, highest: float, meaning: str
 ) -> float:
-    found = side.get(key)
-    if not is_number(found) or not 0 < found <= highest:
-        raise InputError(
-            "a value of the drug image is missing or out of range",
-            file=name,
-            field=key,
-            found=found,
-            expected=f"a positive number, {meaning}",
-            remedy="Write it into the sidecar.",
-        )
-    return float(found)
+    """A required positive number of the sidecar."""
+    found = read_sidecar_number(side, key, name, _SMALLEST, highest, meaning, required=True)
+    assert found is not None
+    return found

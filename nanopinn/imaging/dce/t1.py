@@ -1,6 +1,5 @@
-"""A B1 map: the flip angle that was reached over the one that was asked for.
-
-Where native T1 comes from: a flip-angle set, inversion times, a map, or a stated value.
+"""Native T1 on the DCE grid, from a flip-angle set, inversion recovery, a map or a stated value;
+and the B1 map that corrects flip angles.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.acquisition import read_excitation
+from nanopinn.imaging.acquisition import read_excitation, read_sidecar_number
 from nanopinn.imaging.dce.t1_estimation import (
     MAX_T1_S,
     MIN_T1_S,
@@ -21,11 +20,10 @@ from nanopinn.imaging.dce.t1_estimation import (
     fit_inversion_recovery,
     fit_variable_flip_angles,
 )
-from nanopinn.imaging.geometry import resample, same_grid
+from nanopinn.imaging.geometry import resample_to_grid, same_grid
 from nanopinn.imaging.registration import Coregistration
 from nanopinn.io.array_volume import ArrayVolume, VolumeSource, as_file
 from nanopinn.io.nifti import Orientation
-from nanopinn.io.safe_open import is_number
 from nanopinn.io.volumes import read_map, read_sidecar, sidecar_path
 
 Array = NDArray[np.float64]
@@ -36,7 +34,13 @@ _LOWEST, _HIGHEST = 0.2, 2.0
 
 @dataclass(frozen=True)
 class B1Map:
-    """True over nominal flip angle on its own grid, NaN where unknown."""
+    """True over nominal flip angle on the grid of its scan.
+
+    Attributes:
+        values: ``(x, y, z)``, NaN where unknown.
+        affine: ``(4, 4)`` RAS mm.
+        note: how it was read, one sentence.
+    """
 
     values: Array
     affine: Array
@@ -44,17 +48,19 @@ class B1Map:
 
     def resample_to(self, shape: tuple[int, ...], affine: Array) -> Array:
         """The map on another grid; 1 where it is not known there."""
-        own = self.values
-        if not same_grid(shape, affine, own.shape, self.affine):
-            own = resample(own, self.affine, (shape[0], shape[1], shape[2]), affine)
+        own = resample_to_grid(self.values, self.affine, shape, affine)
         return np.where(np.isfinite(own), own, 1.0)
 
 
 def load_b1(path: VolumeSource, orientation: Orientation | None = None) -> B1Map:
-    """Read a B1 map, as a fraction or in percent; which it is follows from its median.
+    """Read a B1 map, a fraction or in percent by its median.
+
+    Args:
+        path: map, a file or a volume in memory.
+        orientation: affine to use where sform and qform disagree.
 
     Raises:
-        InputError: it is neither.
+        InputError: the median is that of neither.
     """
     values, affine, _ = read_map(path, orientation=orientation)
     known = values[np.isfinite(values) & (values > 0)]
@@ -67,7 +73,7 @@ def load_b1(path: VolumeSource, orientation: Orientation | None = None) -> B1Map
             field="values",
             found=f"median {middle:g}",
             expected="true over nominal flip angle, about 1, or about 100 in percent",
-            remedy="Convert it, or leave --b1 out.",
+            remedy="Convert it, or leave `b1` out.",
         )
     relative = values / 100 if percent else values
     good = np.isfinite(relative) & (relative >= _LOWEST) & (relative <= _HIGHEST)
@@ -87,12 +93,13 @@ _RANGE = f"{_LOWEST_MEDIAN:g} to {_HIGHEST_MEDIAN:g} s"
 
 @dataclass(frozen=True)
 class T1Source:
-    """What was given for native T1; exactly one of the first three.
+    """Source of native T1, exactly one of the first three.
 
     Attributes:
-        vfa: one volume per flip angle, each with its sidecar. ir: one per inversion time, with
-            ``InversionTime`` (s).
-        t1: seconds, or a map in seconds. method: how the flip-angle set is fitted.
+        vfa: one volume per flip angle, with ``FlipAngle`` and ``RepetitionTimeExcitation``.
+        ir: one volume per inversion time, with ``InversionTime`` (s).
+        t1: a value, s, or a map, s.
+        method: fit of the flip-angle set.
     """
 
     vfa: tuple[VolumeSource, ...] = ()
@@ -102,7 +109,7 @@ class T1Source:
 
     @property
     def name(self) -> str:
-        """What was given, in words."""
+        """Name of the source for messages."""
         return "flip-angle set" if self.vfa else "inversion-recovery set" if self.ir else "T1 map"
 
     def files(self) -> list[Path | ArrayVolume]:
@@ -113,8 +120,12 @@ class T1Source:
 
 @dataclass(frozen=True)
 class NativeT1:
-    """Native T1 (s) on the DCE grid, ``(x, y, z)``, NaN where unknown; its error, None where none
-    is known.
+    """Native T1 on the DCE grid.
+
+    Attributes:
+        T1_s: s, ``(x, y, z)``, NaN where unknown.
+        std_s: its standard deviation, s; None where none is known.
+        assumptions: one sentence each.
     """
 
     T1_s: Array
@@ -124,7 +135,7 @@ class NativeT1:
 
 @dataclass(frozen=True)
 class _T1OnScanGrid:
-    """T1 (s) and its error as measured; an image of the same scan that shows anatomy; sentences."""
+    """T1 (s), its standard deviation and an anatomical image on the grid of the scan."""
 
     T1_s: Array
     std_s: Array | None
@@ -145,17 +156,22 @@ def load_native_t1(
     """Native T1 on the DCE grid.
 
     Args:
-        shape, affine: the DCE grid. B1: corrects the flip angles of a set.
-        onto: moves what was measured over the DCE scan first, by what it shows; a set as one.
+        given: source.
+        shape: of the DCE grid.
+        affine: ``(4, 4)`` of the DCE grid, RAS mm.
+        B1: corrects the flip angles of a set.
+        orientation: affine to use where sform and qform disagree.
+        coregistration: registers the scan to the DCE scan first, a set as one; None: by its affine
+            alone.
 
     Raises:
-        InputError: not exactly one source is given, or what is given is no T1.
+        InputError: not exactly one source is given, or it does not hold T1.
     """
     count = bool(given.vfa) + bool(given.ir) + (given.t1 is not None)
     if count > 1:
         raise InputError(
             "T1 is given twice",
-            field="--vfa, --ir, --t1",
+            field="vfa, ir, t1",
             found=f"{count} of them",
             expected="one",
             remedy="Give one.",
@@ -163,13 +179,10 @@ def load_native_t1(
     if count == 0:
         raise InputError(
             "native T1 is not known",
-            field="--vfa, --ir, --t1",
+            field="vfa, ir, t1",
             found="none of them",
             expected="a flip-angle set, inversion times, a T1 map, or a value in s",
-            remedy=(
-                "Give --vfa FILE..., --ir FILE..., --t1 MAP, or --t1 SECONDS (about 1.4 for tumours"
-                " at 3 T)."
-            ),
+            remedy="Give `vfa`, `ir` or `t1` (about 1.4 s for tumours at 3 T).",
         )
     if isinstance(given.t1, (int, float)):
         return _constant_t1(float(given.t1), shape)
@@ -179,20 +192,13 @@ def load_native_t1(
         if coregistration is None
         else coregistration.register_scan(given.name, own.anatomy, own.affine, given.files()[0])
     )
-    values, std, notes = own.T1_s, own.std_s, [*own.notes, *moved]
-    if not same_grid(shape, affine, values.shape, placed):
-        values, std = (
-            resample(values, placed, shape, affine),
-            None if std is None else resample(std, placed, shape, affine),
+    notes = [*own.notes, *moved]
+    if not same_grid(shape, affine, own.T1_s.shape, placed) and not moved:
+        notes.append(
+            "T1 was measured on another grid and resampled to that of the DCE scan by the affines."
         )
-        notes += (
-            []
-            if moved
-            else [
-                "T1 was measured on another grid and brought to that of the DCE scan by the"
-                " affines."
-            ]
-        )
+    values = resample_to_grid(own.T1_s, placed, shape, affine)
+    std = None if own.std_s is None else resample_to_grid(own.std_s, placed, shape, affine)
     if not np.isfinite(values).any():
         raise InputError(
             "T1 does not overlap the DCE scan",
@@ -223,7 +229,7 @@ def _constant_t1(seconds: float, shape: Shape) -> NativeT1:
     if not _LOWEST_MEDIAN <= seconds <= _HIGHEST_MEDIAN:
         raise InputError(
             "not a T1 in seconds",
-            field="--t1",
+            field="t1",
             found=seconds,
             expected=_RANGE,
             remedy="Check the unit.",
@@ -310,17 +316,17 @@ def _from_inversion_times(
 
 
 def _inversion_time(path: VolumeSource) -> float:
-    found = read_sidecar(path).get("InversionTime")
-    if not is_number(found) or not 1e-3 <= found <= 20:
-        raise InputError(
-            "the inversion time is missing or out of range",
-            file=sidecar_path(path),
-            field="InversionTime",
-            found=found,
-            expected="0.001 to 20 s",
-            remedy="Write it into the sidecar, in s.",
-        )
-    return float(found)
+    found = read_sidecar_number(
+        read_sidecar(path),
+        "InversionTime",
+        sidecar_path(path),
+        1e-3,
+        20.0,
+        "s: inversion time",
+        required=True,
+    )
+    assert found is not None
+    return found
 
 
 def _stack(
@@ -335,10 +341,10 @@ def _stack(
         raise InputError(
             problem,
             file=files[0],
-            field="--vfa" if "flip" in what else "--ir",
+            field="vfa" if "flip" in what else "ir",
             found=len(files),
-            expected=f"{fewest} files or more",
-            remedy="Give every volume of the set, or --t1 SECONDS.",
+            expected=f"{fewest} volumes or more",
+            remedy="Give every volume of the set, or `t1`.",
         )
     volumes = [read_map(p, orientation=orientation) for p in files]
     first, affine = volumes[0][0], volumes[0][1]
