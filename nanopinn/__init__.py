@@ -41,6 +41,7 @@ _PUBLIC = {
     "save_fit": "nanopinn.inference.saved_fit",
     "profile_likelihood": "nanopinn.inference.uncertainty.profile",
     "sample_posterior": "nanopinn.inference.uncertainty.sampling",
+    "format_imaging_summary": "nanopinn.imaging.parametric_maps",
     "format_summary": "nanopinn.report.fit_summary",
     "describe_information": "nanopinn.report.fit_summary",
     "run_check": "nanopinn.studies.fit",

@@ -14,7 +14,7 @@ for model in ("etofts", "tofts", "auto"):
         model=model,
     )
     imaging = nanopinn.run_maps(inputs, device="cpu")
-    print(imaging.summary(), end="\n\n")
+    print(nanopinn.format_imaging_summary(imaging), end="\n\n")
 
 chosen = imaging.kinetics.model_index[imaging.mask]
 for i, name in enumerate(imaging.kinetics.candidates):

@@ -19,7 +19,7 @@ found = nanopinn.run_fit(
     inputs, settings, progress=lambda stage, share, numbers: print(f"{share:4.0%} {stage}")
 )
 
-print(found.imaging.summary())
+print(nanopinn.format_imaging_summary(found.imaging))
 print(nanopinn.format_summary(found.fit))  # the check first, then prior beside posterior
 print("Assumed:", *found.fit.assumptions, sep="\n- ")
 print("Written:", nanopinn.write_fit(WORK / "result", found, overwrite=True))

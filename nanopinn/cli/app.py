@@ -70,6 +70,7 @@ def maps(
     """
     from dataclasses import replace
 
+    from nanopinn.imaging.parametric_maps import format_imaging_summary
     from nanopinn.io.output import reserve_output_folder
     from nanopinn.report.imaging_folder import write_imaging
     from nanopinn.report.treatment_summary import format_assumptions
@@ -81,7 +82,7 @@ def maps(
         with progress_display(quiet, verbose) as progress:
             imaging = run_maps(chosen, device=device or "auto", progress=progress)
         write_imaging(out, imaging, chosen, overwrite=overwrite)
-    typer.echo(imaging.summary())
+    typer.echo(format_imaging_summary(imaging))
     typer.echo(format_assumptions(imaging.assumptions))
     typer.echo(f"Page: {out / 'imaging.html'}")
 

@@ -119,6 +119,7 @@ def fit(
 
     Example: nanopinn fit --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --out result
     """
+    from nanopinn.imaging.parametric_maps import format_imaging_summary
     from nanopinn.io.checkpoint_store import delete_checkpoints
     from nanopinn.io.output import reserve_output_folder
     from nanopinn.report.fit_summary import format_summary
@@ -160,7 +161,7 @@ def fit(
             )
         write_fit(out, study, overwrite=overwrite)
         delete_checkpoints(checkpoint_folder)
-    typer.echo(study.imaging.summary())
+    typer.echo(format_imaging_summary(study.imaging))
     typer.echo(format_summary(study.fit))
     typer.echo(format_assumptions(study.fit.assumptions))
     typer.echo(f"Report: {out / 'report.html'}")

@@ -1,4 +1,4 @@
-"""What the imaging of one study says: kinetic maps, pH and everything assumed on the way."""
+"""Result of the imaging of one study: kinetic maps, pH, and every assumption; and its summary."""
 
 from __future__ import annotations
 
@@ -21,26 +21,34 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ImagingMaps:
-    """What the images say; maps ``(x, y, z)`` on the DCE grid, NaN where nothing is known.
+    """Maps of one study on the DCE grid, ``(x, y, z)``, NaN where unknown.
 
     Attributes:
-        affine: ``(4, 4)`` RAS mm. voxel_size_m: ``(3,)``. mask: the tumour.
-        kinetics: every kinetic parameter with its standard deviation, and how each voxel's fit
-            went.
-        t1_s, t1_std_s: NaN where not known.
-        concentration_mM: ``(t, x, y, z)``; concentration_sd_mM: ``(x, y, z)``, noise of one frame.
-        baseline_sensitivity_mM: ``(t, x, y, z)``, what a relative error of the signal before
-            contrast does to the fitted curves.
-        frame_times_s; aif: in plasma, as it reaches the tumour; arterial_voxels: where it was
-        measured, if it was.
-        delay_s: fitted or given, already in ``aif``. motion: of the series, if it was looked for.
-        ph, ph_std: NaN outside the slab; ph_filled: for the physics; ph_fill_value; ph_coverage of
-            the tumour.
-        ph_common_std: part of ph_std that all voxels share. ph_validity: bits of
-            :class:`nanopinn.imaging.cest.ph_map.Validity`.
-        onto: how scans that are read later (drug images) come to lie on this one. assumptions: one
-            sentence each.
-        file_hashes: files and arrays by name with their SHA-256.
+        affine: ``(4, 4)`` RAS mm.
+        voxel_size_m: ``(3,)``, m.
+        mask: tumour.
+        kinetics: kinetic parameters with their standard deviations and the status of every fit.
+        t1_s: native T1, s.
+        t1_std_s: its standard deviation, s.
+        concentration_mM: contrast agent, ``(t, x, y, z)``, mM.
+        concentration_sd_mM: noise of one frame, mM.
+        baseline_sensitivity_mM: change of the fitted curves per relative error of the baseline
+            signal, ``(t, x, y, z)``, mM.
+        frame_times_s: ``(t,)``, s.
+        aif: plasma curve at the tumour's arrival.
+        arterial_voxels: where it was measured; None where it was not measured in this scan.
+        delay_s: fitted or given delay, s, already in ``aif``.
+        motion: of the series; None where it was not corrected.
+        ph: extracellular pH, NaN outside the scanned slab.
+        ph_std: its standard deviation.
+        ph_filled: pH without holes, for the physics.
+        ph_fill_value: pH of tumour voxels that were not measured.
+        ph_common_std: part of ``ph_std`` that all voxels share.
+        ph_coverage: measured share of the tumour.
+        ph_validity: bits of :class:`nanopinn.imaging.cest.ph_map.Validity`.
+        coregistration: registers scans that are read later (drug images) to the DCE scan.
+        assumptions: one sentence each.
+        file_hashes: SHA-256 of files and arrays by name.
     """
 
     affine: Array
@@ -112,38 +120,45 @@ class ImagingMaps:
         """Share of tumour voxels with a valid kinetic fit."""
         return float(((self.status[self.mask] & int(INVALID)) == 0).mean())
 
-    def median(self, values: Array) -> float:
-        """Median of a map over the tumour, NaN where it is known nowhere."""
-        inside = values[self.mask]
-        return float(np.nanmedian(inside)) if np.isfinite(inside).any() else float("nan")
 
-    def summary(self) -> str:
-        """Medians over the tumour, in words."""
-        found = ", ".join(
-            f"{q.name} {self.median(m):.3g}{'' if q.unit == '1' else ' ' + q.unit}"
-            for q, m in self.quantities()
-        )
-        return "\n".join(
-            [
-                (
-                    f"tumour: {int(self.mask.sum())} voxels, {self.valid_fraction:.1%} with a valid"
-                    f" kinetic fit ({self.kinetics.model})"
-                ),
-                (
-                    f"median T1 {self.median(self.t1_s):.3g} s, {found}, R2"
-                    f" {self.median(self.kinetics.r2):.3f}"
-                ),
-                f"pH: measured in {self.ph_coverage:.0%} of the tumour",
-            ]
-        )
+def tumour_median(imaging: ImagingMaps, values: Array) -> float:
+    """Median of a map over the tumour, NaN where it is known nowhere."""
+    inside = values[imaging.mask]
+    return float(np.nanmedian(inside)) if np.isfinite(inside).any() else float("nan")
 
-    def quantities(self) -> list[tuple[KineticQuantity, Array]]:
-        """Every kinetic quantity that the model has, with its map."""
-        return [(QUANTITIES[n], np.asarray(m)) for n, m in self.kinetics.values.items()]
+
+def kinetic_quantities(imaging: ImagingMaps) -> list[tuple[KineticQuantity, Array]]:
+    """Every kinetic quantity of the model, with its map."""
+    return [(QUANTITIES[n], np.asarray(m)) for n, m in imaging.kinetics.values.items()]
+
+
+def format_imaging_summary(imaging: ImagingMaps) -> str:
+    """Medians over the tumour as text of three lines."""
+
+    def median(values: Array) -> str:
+        return f"{tumour_median(imaging, values):.3g}"
+
+    found = ", ".join(
+        f"{q.name} {median(m)}{'' if q.unit == '1' else ' ' + q.unit}"
+        for q, m in kinetic_quantities(imaging)
+    )
+    return "\n".join(
+        [
+            (
+                f"tumour: {int(imaging.mask.sum())} voxels, {imaging.valid_fraction:.1%} with a"
+                f" valid kinetic fit ({imaging.kinetics.model})"
+            ),
+            (
+                f"median T1 {median(imaging.t1_s)} s, {found}, R2"
+                f" {tumour_median(imaging, imaging.kinetics.r2):.3f}"
+            ),
+            f"pH: measured in {imaging.ph_coverage:.0%} of the tumour",
+        ]
+    )
 
 
 def status_counts(imaging: ImagingMaps) -> list[tuple[str, int]]:
-    """What is to be said against tumour voxels, in words, and of how many."""
+    """Status flags of the tumour's voxels in words, each with its number of voxels."""
     inside = imaging.status[imaging.mask]
     counts = [(words, int(((inside & int(bit)) != 0).sum())) for bit, words in STATUS_TEXTS.items()]
     return [(words, n) for words, n in counts if n]

@@ -71,6 +71,7 @@ def _progress(send: SendMessage) -> Progress:
 def run_maps_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """The imaging alone: its folder, and the curves of its voxels."""
     from nanopinn.imaging.inputs import ImagingInputs
+    from nanopinn.imaging.parametric_maps import format_imaging_summary
     from nanopinn.report.imaging_folder import write_imaging
     from nanopinn.studies.fit import run_maps
 
@@ -81,7 +82,7 @@ def run_maps_request(request: dict[str, Any], progress: Progress) -> dict[str, A
     write_voxel_curves(Path(request["curves"]), imaging)
     return {
         "folder": str(folder),
-        "summary": imaging.summary(),
+        "summary": format_imaging_summary(imaging),
         "assumptions": list(imaging.assumptions),
     }
 

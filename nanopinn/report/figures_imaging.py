@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.parametric_maps import ImagingMaps, kinetic_quantities
 from nanopinn.imaging.voxel_status import INVALID
 from nanopinn.report.figures import draw_slice, map_panel, new_figure
 from nanopinn.results.fit_result import MapEstimate
@@ -18,7 +18,7 @@ def imaging_figures(imaging: ImagingMaps) -> dict[str, Figure]:
     found = {"curves": voxel_panel(imaging), **input_figures(imaging)}
     maps = [
         MapEstimate(q.name, q.unit, q.description, "images", v, imaging.kinetics.std[q.name])
-        for q, v in imaging.quantities()
+        for q, v in kinetic_quantities(imaging)
     ]
     for name, unit, description, values, std in (
         ("T1", "s", "native T1", imaging.t1_s, imaging.t1_std_s),

@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 
 from nanopinn.imaging.cest.ph_map import VALIDITY_TEXTS
+from nanopinn.imaging.dce.aif import arterial_quality
 from nanopinn.imaging.dce.models import MODELS
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.parametric_maps import ImagingMaps, status_counts
+from nanopinn.imaging.parametric_maps import (
+    ImagingMaps,
+    format_imaging_summary,
+    kinetic_quantities,
+    status_counts,
+    tumour_median,
+)
 from nanopinn.imaging.voxel_status import STATUS_TEXTS, Status
 from nanopinn.io.output import atomic_output_folder
 from nanopinn.io.volumes import write_bytes, write_json, write_volume
@@ -68,7 +75,7 @@ def _kinetic_maps(imaging: ImagingMaps) -> list[_NamedMap]:
     if k.model in MODELS:
         model["OSIPI"] = MODELS[k.model].CAPLEX
     maps: list[_NamedMap] = []
-    for q, values in imaging.quantities():
+    for q, values in kinetic_quantities(imaging):
         sidecar = {
             "Unit": q.unit,
             "Description": q.description,
@@ -131,8 +138,8 @@ def _write_arterial_input(folder: Path, imaging: ImagingMaps) -> None:
         "ArterialDelay": imaging.delay_s,
     }
     if imaging.arterial_voxels is not None:
-        sidecar["Quality"] = imaging.arterial_voxels.quality
-        voxels = imaging.arterial_voxels.where.astype(float)
+        sidecar["Quality"] = arterial_quality(imaging.arterial_voxels)
+        voxels = imaging.arterial_voxels.mask.astype(float)
         side = {"Description": "voxels of the arterial input"}
         write_volume(folder / "aif_voxels.nii.gz", voxels, imaging.affine, sidecar=side)
     write_json(folder / "aif.json", sidecar)
@@ -140,8 +147,10 @@ def _write_arterial_input(folder: Path, imaging: ImagingMaps) -> None:
 
 def _json_entries(imaging: ImagingMaps) -> dict[str, Any]:
     content: dict[str, Any] = {
-        "summary": imaging.summary(),
-        "median_over_tumour": {q.name: imaging.median(m) for q, m in imaging.quantities()},
+        "summary": format_imaging_summary(imaging),
+        "median_over_tumour": {
+            q.name: tumour_median(imaging, m) for q, m in kinetic_quantities(imaging)
+        },
         "valid_fraction": imaging.valid_fraction,
         "status": dict(status_counts(imaging)),
         "assumptions": list(imaging.assumptions),
@@ -157,8 +166,8 @@ def _json_entries(imaging: ImagingMaps) -> dict[str, Any]:
 def render_imaging(imaging: ImagingMaps) -> str:
     """Render the page of the imaging as HTML."""
     rows = [
-        (q, imaging.median(m), imaging.median(imaging.kinetics.std[q.name]))
-        for q, m in imaging.quantities()
+        (q, tumour_median(imaging, m), tumour_median(imaging, imaging.kinetics.std[q.name]))
+        for q, m in kinetic_quantities(imaging)
     ]
     return render_page(
         "imaging.html.j2",
@@ -166,4 +175,8 @@ def render_imaging(imaging: ImagingMaps) -> str:
         figures={name: as_data_uri(figure) for name, figure in imaging_figures(imaging).items()},
         rows=rows,
         status=status_counts(imaging),
+        summary=format_imaging_summary(imaging),
+        arterial_quality=None
+        if imaging.arterial_voxels is None
+        else arterial_quality(imaging.arterial_voxels),
     )

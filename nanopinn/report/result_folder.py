@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.parametric_maps import ImagingMaps, status_counts
+from nanopinn.imaging.parametric_maps import (
+    ImagingMaps,
+    format_imaging_summary,
+    status_counts,
+)
 from nanopinn.inference.saved_fit import save_fit
 from nanopinn.inference.uncertainty.profile import strongest_correlation
 from nanopinn.io.output import atomic_output_folder
@@ -44,6 +48,7 @@ def render_report(imaging: ImagingMaps, fit: FitResult) -> str:
         "report.html.j2",
         fit=fit,
         imaging=imaging,
+        imaging_summary=format_imaging_summary(imaging),
         figures=fit_figures(fit),
         imaging_figures={name: as_data_uri(f) for name, f in input_figures(imaging).items()},
         status=status_counts(imaging),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.parametric_maps import ImagingMaps, format_imaging_summary
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.imaging.voxel_status import INVALID, Status
 from nanopinn.parameters import value
@@ -52,7 +52,9 @@ def test_shapes_and_units_are_those_promised(study: Study, maps: ImagingMaps) ->
     variance = np.diagonal(maps.kinetics.covariance, axis1=-2, axis2=-1)
     expected = np.stack([maps.ktrans_std, maps.ve_std, maps.vp_std], axis=-1) ** 2
     np.testing.assert_allclose(variance, expected, rtol=1e-9)
-    assert "104 voxels" in maps.summary() or f"{study.mask.sum()} voxels" in maps.summary()
+    assert "104 voxels" in format_imaging_summary(maps) or (
+        f"{study.mask.sum()} voxels" in format_imaging_summary(maps)
+    )
 
 
 def test_noise_is_stated_as_large_as_it_is(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_another_arterial_input_moves_ktrans_more_than_the_voxels_own_errors(
         medians[aif] = np.nanmedian(other.ktrans_per_min[other.mask])
         if aif == "auto":
             assert other.arterial_voxels is not None
-            assert not (other.arterial_voxels.where & other.mask).any()
+            assert not (other.arterial_voxels.mask & other.mask).any()
             assert other.arterial_voxels.peak_to_tail > 3  # a first pass
             assert other.arterial_voxels.peak_to_noise > 50
     assert 0.55 < medians["georgiou"] / medians["parker"] < 0.8

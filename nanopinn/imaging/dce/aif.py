@@ -1,9 +1,5 @@
-"""An arterial input from a table.
-
-An arterial input from the scan itself: the voxels of a mask, or voxels that behave like an artery.
-
-Where the arterial input comes from: a formula, a file, voxels that were drawn, or voxels that were
-found.
+"""Arterial input function (AIF): a population curve, a table, the voxels of a mask, or voxels
+detected automatically.
 """
 
 from __future__ import annotations
@@ -27,7 +23,12 @@ Array = NDArray[np.float64]
 
 
 def read_curve(path: Path | Table, frame_times_s: Array, hematocrit: float) -> PlasmaCurve:
-    """The curve of a TSV/CSV with ``time_s`` and one of ``plasma_mM``, ``blood_mM``.
+    """The plasma curve of a table with ``time_s`` and one of ``plasma_mM``, ``blood_mM``.
+
+    Args:
+        path: TSV/CSV, or a table in memory.
+        frame_times_s: ``(t,)``, s.
+        hematocrit: fraction, which converts blood to plasma.
 
     Raises:
         InputError: columns are missing, hold no numbers, or do not cover the scan.
@@ -79,10 +80,10 @@ def _columns(table: Table) -> tuple[Array, Array, bool]:
             field="header",
             found=", ".join(table.header) if table.header and table.rows else "no rows",
             expected="time_s and one of plasma_mM, blood_mM",
-            remedy="Name the columns so.",
+            remedy="Give the columns these names.",
         )
     t, c = (
-        table.numbers(k, "the arterial input holds something that is no number")
+        table.numbers(k, "the arterial input holds a value that is not a number")
         for k in ("time_s", kinds[0])
     )
     return t, c, kinds[0] == "blood_mM"
@@ -91,99 +92,109 @@ def _columns(table: Table) -> tuple[Array, Array, bool]:
 #: Voxels of an automatic arterial input: enough to average noise, few enough to stay inside a
 #: vessel.
 MIN_ARTERY_VOXELS, MAX_ARTERY_VOXELS = 3, 30
-#: A peak this many times the noise is a bolus; below it nothing in the scan is an artery.
+#: Detection limit of a bolus, peak over noise.
 LOWEST_PEAK_TO_NOISE = 8.0
-#: A first pass stands out of what recirculates by more than this (Parker's by 5); below it the
-#: curve is likely a vein or tissue.
+#: Least ratio of the first pass to the recirculating concentration (Parker's curve: 5); below it
+#: the curve is likely that of a vein or tissue.
 LOWEST_PEAK_TO_TAIL = 1.5
 
 
 @dataclass(frozen=True)
 class ArterialVoxels:
-    """An arterial input that was measured in the scan.
+    """Voxels in which an arterial input was measured.
 
     Attributes:
-        where: ``(x, y, z)``. blood_mM: ``(t,)``, their mean. std_mM: ``(t,)``, their standard
-            deviation.
-        peak_to_noise, peak_to_tail: what tells a bolus from tissue. auc_to_parker_ratio: area under
-            it over that of Parker's curve at the same arrival; far from 1 speaks of partial volume,
-            inflow or another dose.
-        found: by itself, not drawn.
+        mask: ``(x, y, z)``.
+        blood_mM: mean concentration in blood, ``(t,)``, mM.
+        std_mM: standard deviation over the voxels, ``(t,)``, mM.
+        peak_to_noise: peak over the noise of the baseline.
+        peak_to_tail: peak over the concentration at the end of the scan.
+        auc_to_parker_ratio: AUC over that of Parker's curve at the same arrival; far from 1 it
+            indicates partial volume, inflow or another dose.
+        is_automatic: detected automatically, not from a mask.
     """
 
-    where: NDArray[np.bool_]
+    mask: NDArray[np.bool_]
     blood_mM: Array
     std_mM: Array
     peak_to_noise: float
     peak_to_tail: float
     auc_to_parker_ratio: float
-    found: bool
+    is_automatic: bool
 
-    @property
-    def quality(self) -> dict[str, float]:
-        """Figures of merit, for tables."""
-        return {
-            "voxels": float(self.where.sum()),
-            "peak_mM": float(self.blood_mM.max()),
-            "peak_to_noise": self.peak_to_noise,
-            "peak_to_tail": self.peak_to_tail,
-            "auc_to_parker_ratio": self.auc_to_parker_ratio,
-        }
 
-    def notes(self) -> tuple[str, ...]:
-        """What a reader must know of this input."""
-        how = "found automatically" if self.found else "drawn"
-        notes = [
-            f"The arterial input is the mean of {int(self.where.sum())} voxels that were {how}:"
-            f" peak {self.blood_mM.max():.2g} mM in blood, {self.peak_to_noise:.0f} times its"
-            f" noise, {self.peak_to_tail:.1f} times its tail, area"
-            f" {self.auc_to_parker_ratio:.2f} of Parker's. Inflow and partial volume are not"
-            " corrected."
-        ]
-        if self.peak_to_tail < LOWEST_PEAK_TO_TAIL:
-            notes.append(
-                "That curve has no first pass: it may be a vein or tissue. A population curve may"
-                " serve better."
-            )
-        if not 0.5 < self.auc_to_parker_ratio < 2:
-            notes.append(
-                "Its area is far from Parker's: check the dose, inflow, and whether the vessel"
-                " fills its voxels."
-            )
-        return tuple(notes)
+def arterial_quality(voxels: ArterialVoxels) -> dict[str, float]:
+    """Figures of merit of a measured arterial input, by name."""
+    return {
+        "voxels": float(voxels.mask.sum()),
+        "peak_mM": float(voxels.blood_mM.max()),
+        "peak_to_noise": voxels.peak_to_noise,
+        "peak_to_tail": voxels.peak_to_tail,
+        "auc_to_parker_ratio": voxels.auc_to_parker_ratio,
+    }
+
+
+def describe_artery(voxels: ArterialVoxels) -> tuple[str, ...]:
+    """Properties and limitations of a measured arterial input, one sentence each."""
+    how = "detected automatically" if voxels.is_automatic else "given by a mask"
+    notes = [
+        f"The arterial input is the mean of {int(voxels.mask.sum())} voxels that were {how}: its"
+        f" peak is {voxels.blood_mM.max():.2g} mM in blood, {voxels.peak_to_noise:.0f} times the"
+        f" noise and {voxels.peak_to_tail:.1f} times the final concentration, and its AUC is"
+        f" {voxels.auc_to_parker_ratio:.2f} of Parker's. Inflow and partial volume are not"
+        " corrected."
+    ]
+    if voxels.peak_to_tail < LOWEST_PEAK_TO_TAIL:
+        notes.append(
+            "That curve has no first pass, so it may be that of a vein or tissue. A population"
+            " curve may be more accurate."
+        )
+    if not 0.5 < voxels.auc_to_parker_ratio < 2:
+        notes.append(
+            "Its AUC differs from that of the Parker AIF: check the dose, inflow, and whether the"
+            " vessel fills its voxels."
+        )
+    return tuple(notes)
 
 
 def read_masked_artery(
     path: VolumeSource, blood: Concentration, frame_times_s: Array, affine: Array
 ) -> ArterialVoxels:
-    """The mean curve of a mask.
+    """The mean curve of an arterial mask.
+
+    Args:
+        path: mask, a file or a volume in memory.
+        blood: the series as concentration in blood.
+        frame_times_s: ``(t,)``, s.
+        affine: ``(4, 4)`` of the DCE grid, RAS mm.
 
     Raises:
         InputError: the mask cannot be used, or none of its voxels has a finite curve.
     """
     shape = (blood.mM.shape[1], blood.mM.shape[2], blood.mM.shape[3])
-    where = load_mask(path, shape, affine) & np.isfinite(blood.mM).all(axis=0)
-    if not where.any():
+    mask = load_mask(path, shape, affine) & np.isfinite(blood.mM).all(axis=0)
+    if not mask.any():
         raise InputError(
             "no voxel of the arterial mask has a finite concentration",
             file=path,
-            field="--aif",
+            field="aif",
             found="0 voxels",
             expected="a vessel that is not saturated",
             remedy="Draw another vessel, or choose a population curve.",
         )
-    return _measure_artery(where, blood, frame_times_s, found=False)
+    return _measure_artery(mask, blood, frame_times_s, is_automatic=False)
 
 
 def find_artery(blood: Concentration, frame_times_s: Array) -> ArterialVoxels:
-    """Voxels whose bolus is early, high and short.
+    """Detect voxels whose bolus is early, high and short (after Mouridsen 2006, MRM 55:524).
 
-    Of voxels that rise far above their noise, the score is the height of the peak times its height
-    over the tail, less for a late peak (after Mouridsen 2006, MRM 55:524, with fixed weights). The
-    best voxel leads; those of the best that follow its course (correlation above 0.9) are averaged.
+    Voxels above the detection limit are scored by the height of the peak times its height over the
+    final concentration, less for a late peak. Of the best, those whose correlation with the best
+    voxel exceeds 0.9 are averaged.
 
     Args:
-        blood: the scan as concentration in blood.
+        blood: the series as concentration in blood.
+        frame_times_s: ``(t,)``, s.
 
     Raises:
         InputError: no voxel behaves like an artery.
@@ -197,13 +208,13 @@ def find_artery(blood: Concentration, frame_times_s: Array) -> ArterialVoxels:
     high = peak > LOWEST_PEAK_TO_NOISE * noise[usable]
     if high.sum() < MIN_ARTERY_VOXELS:
         raise InputError(
-            "no artery was found",
-            field="--aif",
+            "no artery was detected",
+            field="aif",
             found=(
                 f"{int(high.sum())} voxels with a bolus above {LOWEST_PEAK_TO_NOISE:g} times noise"
             ),
             expected=f"{MIN_ARTERY_VOXELS} or more",
-            remedy="Draw one (--aif mask:FILE), give a curve, or choose a population curve.",
+            remedy="Give a mask, a curve or a population curve as `aif`.",
         )
     first = float(frame_times_s[blood.baseline[1] - 1])
     spacing = float(np.median(np.diff(frame_times_s)))
@@ -216,15 +227,15 @@ def find_artery(blood: Concentration, frame_times_s: Array) -> ArterialVoxels:
     ]
     order = order[np.isfinite(score[order])]
     alike = np.array([np.corrcoef(curves[:, order[0]], curves[:, i])[0, 1] > 0.9 for i in order])
-    where = np.zeros(flat.shape[1], dtype=bool)
-    where[usable[order[alike]]] = True
-    return _measure_artery(where.reshape(shape), blood, frame_times_s, found=True)
+    mask = np.zeros(flat.shape[1], dtype=bool)
+    mask[usable[order[alike]]] = True
+    return _measure_artery(mask.reshape(shape), blood, frame_times_s, is_automatic=True)
 
 
 def _measure_artery(
-    where: NDArray[np.bool_], blood: Concentration, t: Array, *, found: bool
+    mask: NDArray[np.bool_], blood: Concentration, t: Array, *, is_automatic: bool
 ) -> ArterialVoxels:
-    chosen = blood.mM[:, where]
+    chosen = blood.mM[:, mask]
     curve = chosen.mean(axis=1)
     first, after = blood.baseline
     noise = float(max(curve[first:after].std(ddof=1), 1e-6))
@@ -232,13 +243,13 @@ def _measure_artery(
     reference = parker(t - t[after - 1])
     peak = float(curve.max())
     return ArterialVoxels(
-        where,
+        mask,
         curve,
         chosen.std(axis=1),
         peak / noise,
         peak / tail if tail > 0 else float("inf"),
         float(np.trapezoid(curve, t) / np.trapezoid(reference, t)),
-        found,
+        is_automatic,
     )
 
 
@@ -251,11 +262,12 @@ AifSource: TypeAlias = str | ArrayVolume | Table
 
 @dataclass(frozen=True)
 class ArterialInput:
-    """The plasma curve of a study.
+    """The arterial input of a study.
 
     Attributes:
-        voxels: where it was measured, None where it was not measured in this scan. assumptions:
-            sentences.
+        curve: plasma curve on the clock of the scan.
+        voxels: where it was measured; None where it was not measured in this scan.
+        assumptions: one sentence each.
     """
 
     curve: PlasmaCurve
@@ -289,15 +301,20 @@ def load_aif(
     blood: Concentration | None = None,
     affine: Array | None = None,
 ) -> ArterialInput:
-    """The arterial input of ``spec``: a population curve by name, a TSV/CSV file, ``mask:FILE`` or
-    ``auto``.
+    """The arterial input by its source.
 
-    A population curve is evaluated by its formula on a fine grid from the arrival on; a file's
-    times are on the clock of the scan.
+    A population curve is evaluated by its formula on a fine grid from the arrival on; the times of
+    a table are on the clock of the scan.
 
     Args:
-        blood: the scan as concentration in blood, for ``mask:FILE`` and ``auto``.
-        affine: of the scan, for ``mask:FILE``.
+        spec: a population curve by name, a TSV/CSV file or table, ``mask:FILE`` or an arterial
+            mask, or ``auto``.
+        frame_times_s: ``(t,)``, s.
+        bolus_arrival_s: arrival of a population curve, s.
+        hematocrit: fraction.
+        dose_mmol_per_kg: scales population curves, mmol/kg.
+        blood: the series as concentration in blood, for a mask and ``auto``.
+        affine: ``(4, 4)`` of the DCE grid, RAS mm, for a mask.
 
     Raises:
         InputError: the choice is unknown, its file cannot be used, or no artery is found.
@@ -314,8 +331,8 @@ def load_aif(
             dose_mmol_per_kg=dose_mmol_per_kg,
         )
         note = (
-            f"The arterial input is {found.source}, not this subject's; its scale carries over to"
-            " Ktrans, ve and vp."
+            f"The arterial input is {found.source}, not this subject's; an error of its scale"
+            " propagates to Ktrans, ve and vp."
         )
         return ArterialInput(curve, None, (note,))
     if is_measured_in_scan(spec):
@@ -327,13 +344,13 @@ def load_aif(
             else read_masked_artery(_mask_source(spec), blood, t, affine)
         )
         curve = PlasmaCurve(t, plasma_from_blood(voxels.blood_mM, hematocrit))
-        return ArterialInput(curve, voxels, voxels.notes())
+        return ArterialInput(curve, voxels, describe_artery(voxels))
     assert isinstance(spec, str)
     if not Path(spec).is_file():
         raise InputError(
             "no such arterial input",
             file=spec,
-            field="--aif",
+            field="aif",
             found=Path(spec).name,
             expected=f"{', '.join(AIF_NAMES)}, mask:FILE, or a TSV/CSV file",
             remedy="Check the path.",

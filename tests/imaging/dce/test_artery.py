@@ -61,8 +61,8 @@ def test_the_vessel_is_found_and_gives_the_ktrans_that_a_population_curve_misses
     assert maps.arterial_voxels is not None
     inside = np.zeros(with_vessel.mask.shape, dtype=bool)
     inside[VESSEL] = True
-    assert maps.arterial_voxels.where.any()
-    assert not (maps.arterial_voxels.where & ~inside).any()
+    assert maps.arterial_voxels.mask.any()
+    assert not (maps.arterial_voxels.mask & ~inside).any()
     assert abs(bias(maps, with_vessel)) < 0.02
     assert bias(maps_with(with_vessel, "parker"), with_vessel) < -0.2  # 0.7 of the dose was given
     assert maps.arterial_voxels.auc_to_parker_ratio == pytest.approx(DOSE, rel=0.05)
@@ -80,7 +80,7 @@ def test_a_drawn_vessel_gives_the_same_as_a_found_one(with_vessel: Study, tmp_pa
     path = save(tmp_path / "artery.nii.gz", drawn, with_vessel.affine)
     maps = maps_with(with_vessel, f"mask:{path}")
     assert maps.arterial_voxels is not None
-    assert int(maps.arterial_voxels.where.sum()) == 16
+    assert int(maps.arterial_voxels.mask.sum()) == 16
     assert abs(bias(maps, with_vessel)) < 0.02
     np.testing.assert_allclose(
         maps.arterial_voxels.blood_mM.max(), DOSE * parker(np.arange(0, 30, 0.1)).max(), rtol=0.03
