@@ -268,7 +268,7 @@ def read_sidecar_number(
 
 
 def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: float) -> float | None:
-    return read_sidecar_number(side, key, name, low, high, ACQUISITION_KEYS[key])
+    return read_sidecar_number(side, key, name, low, high, ACQUISITION_KEYS.get(key, "s"))
 
 
 def _frame_times(

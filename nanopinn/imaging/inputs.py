@@ -1,4 +1,4 @@
-"""Inputs of the imaging of one study: its volumes, as files or arrays, and the choices about them."""
+"""Inputs of the imaging of one study: volumes, as files or arrays, and choices."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Rigid motion of a dynamic series, found frame by frame and undone; optional, and never without
-its trace.
-"""
+"""Correction of rigid motion of a dynamic series, frame by frame."""
 
 from __future__ import annotations
 
@@ -20,10 +18,10 @@ from nanopinn.imaging.registration import (
 
 Array = NDArray[np.float64]
 
-#: A grid with fewer voxels along an axis than this is not thinned while searching.
+#: A grid with fewer voxels along an axis than this is not subsampled.
 _MIN_VOXELS_FOR_SUBSAMPLING = 24
-#: The first pass moves frames to the median of the series, which is blurred by the motion; the next
-#: to the median of what came out.
+#: The first pass registers frames to the median of the series, which is blurred by the motion; the
+#: next to the median of the registered frames.
 _PASSES = 2
 
 
@@ -32,7 +30,8 @@ class MotionTrace:
     """Motion of every frame against the reference, along and about the axes of the grid.
 
     Attributes:
-        translation_mm, rotation_deg: ``(t, 3)``.
+        translation_mm: ``(t, 3)``, mm.
+        rotation_deg: ``(t, 3)``, degrees.
     """
 
     translation_mm: Array
@@ -40,21 +39,26 @@ class MotionTrace:
 
     @property
     def largest_mm(self) -> float:
-        """Longest translation."""
+        """Largest translation, mm."""
         return float(np.linalg.norm(self.translation_mm, axis=1).max())
 
 
 def correct_motion(
     series: Array, voxel_mm: Array, *, progress: Callable[[float], None] = lambda done: None
 ) -> tuple[Array, MotionTrace]:
-    """Bring every frame of a series to its temporal median, rigidly, by mutual information.
+    """Register every frame of a series rigidly to the temporal median by mutual information.
 
-    Enhancement changes intensities, not places: mutual information (Mattes 2003) does not take it
-    for motion. Frames are interpolated by cubic splines; what moved in from outside is NaN. In a
-    thin slab only motion in its plane is looked for.
+    Enhancement changes intensities but not positions, so mutual information (Mattes 2003, IEEE TMI
+    22:120) is insensitive to it. Frames are interpolated by cubic splines; voxels from outside the
+    field of view are NaN. In a thin slab out-of-plane motion is not estimated.
 
     Args:
-        series: ``(t, x, y, z)``. voxel_mm: ``(3,)``.
+        series: ``(t, x, y, z)``.
+        voxel_mm: size of a voxel, ``(3,)``, mm.
+        progress: called with the share done.
+
+    Returns:
+        The registered series and its motion.
     """
     known = np.nan_to_num(series)
     affine = np.diag([*voxel_mm, 1.0])
@@ -90,7 +94,7 @@ def _register(
     extremes = sitk.MinimumMaximumImageFilter()
     extremes.Execute(frame)
     if extremes.GetMaximum() <= extremes.GetMinimum():
-        return start  # an empty frame has no place
+        return start  # an empty frame cannot be registered
     large = min(reference.GetSize()) >= _MIN_VOXELS_FOR_SUBSAMPLING
     parameter_weights = rigid_parameter_weights(
         [n < MIN_VOXELS_PER_AXIS for n in reference.GetSize()]

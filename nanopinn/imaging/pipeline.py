@@ -1,4 +1,4 @@
-"""The imaging of one study: from files to kinetic maps, pH and everything assumed on the way."""
+"""The imaging of one study, from its volumes to kinetic maps and pH, with every assumption."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ def make_maps(
     device: str = "cpu",
     require_ph: bool = True,
 ) -> ImagingMaps:
-    """Turn files into maps.
+    """Compute kinetic maps and pH of one study.
 
     Args:
-        require_ph: refuse a study without a pH, measured or assumed; else its pH stays NaN.
+        inputs: volumes and choices.
         progress: called as ``progress(stage, share done in 0..1, numbers)``.
-        device: where the kinetics are fitted.
+        device: torch device of the kinetic fits.
+        require_ph: refuse a study without a measured or assumed pH; else its pH is NaN.
 
     Raises:
-        InputError: something given cannot be used, or something needed is missing.
+        InputError: an input cannot be used, or a required one is missing.
     """
     progress("reading", 0.0, {})
     file_hashes = hash_files(inputs.files())
@@ -65,7 +66,7 @@ def make_maps(
     curves = tumour_curves(inputs, C, mask)
     given, arrival_notes = arterial_input(inputs, series, C, B1, curves)
     aif, delay, delay_notes = delay_and_disperse_input(inputs, given.curve, curves, t)
-    check_files_unchanged(file_hashes, inputs.files())  # from here on nothing is read
+    check_files_unchanged(file_hashes, inputs.files())  # nothing is read below
     fitted = fit_volume(
         C,
         aif,
@@ -118,24 +119,23 @@ def make_maps(
 
 
 def _describe_options(inputs: ImagingInputs) -> list[str]:
-    """What was chosen beside the defaults."""
-    said = []
+    """Choices that differ from the defaults, one sentence each."""
+    notes = []
     if inputs.relation == "linear":
-        said.append(
-            "Concentration is taken as proportional to the relative enhancement, which saturates:"
-            " high values come out low."
+        notes.append(
+            "Concentration is taken as proportional to the relative enhancement, which"
+            " underestimates high concentrations."
         )
     if inputs.smooth:
-        said.append(
-            "Kinetic maps are smoothed as far as neighbours are alike; standard deviations are"
-            " those given the neighbours."
+        notes.append(
+            "Kinetic maps are spatially regularised (Markov random field prior); standard"
+            " deviations are conditional on the neighbouring voxels."
         )
     if inputs.model == "auto":
-        said.append(
-            "Each voxel carries the model with the least AICc; parameters that its model lacks are"
-            " NaN there."
+        notes.append(
+            "Each voxel has the model of least AICc; parameters that its model lacks are NaN there."
         )
-    return said
+    return notes
 
 
 def _tumour(
@@ -184,9 +184,9 @@ def _load_or_assume_ph(
     if inputs.assume_ph is None:
         raise InputError(
             "no pH was given",
-            field="--cest",
+            field="cest",
             found="nothing",
             expected="a pH map",
-            remedy="Give --cest FILE, or --assume-ph VALUE, which the report will name.",
+            remedy="Give `cest`, or `assume_ph`, which the report will state.",
         )
     return assumed_ph(inputs.assume_ph, mask)

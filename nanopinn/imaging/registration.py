@@ -1,8 +1,4 @@
-"""Bringing one scan over another by their intensities, where the affines alone are not to be
-trusted.
-
-Where scans other than the DCE scan lie on it: by their affines, or by what they show.
-"""
+"""Registration of scans by mutual information, and of every other scan to the DCE scan."""
 
 from __future__ import annotations
 
@@ -23,20 +19,21 @@ Array = NDArray[np.float64]
 TransformKind = Literal["rigid", "affine"]
 TransformT = TypeVar("TransformT", sitk.Euler3DTransform, sitk.AffineTransform)
 
-#: Along an axis with fewer voxels than this a scale, or in a series a motion, is not determined,
-#: and is not looked for.
+#: Along an axis with fewer voxels than this a scale, or in a series a motion, is not determined
+#: and is not estimated.
 MIN_VOXELS_PER_AXIS = 8
 
 
 @dataclass(frozen=True)
 class RegistrationResult:
-    """Where a scan was found to lie.
+    """Result of a registration.
 
     Attributes:
-        affine: ``(4, 4)`` RAS mm, to replace the scan's own.
-        shift_mm: how far its centre moved. rotation_angle_deg: by how much it turned. stretch:
-            largest relative change of a length, 0 if rigid.
-        information: mutual information (nats) at the affines as they were, and as found.
+        affine: ``(4, 4)`` RAS mm, replaces that of the scan.
+        shift_mm: displacement of the centre of the scan, mm.
+        rotation_angle_deg: degrees.
+        max_strain: largest relative change of a length, 0 if rigid.
+        mutual_information: before and after, nats.
     """
 
     affine: Array
@@ -49,20 +46,22 @@ class RegistrationResult:
 def register_images(
     image: Array, affine: Array, target: Array, target_affine: Array, kind: TransformKind = "rigid"
 ) -> RegistrationResult:
-    """The affine that puts an image where a target shows the same tissue, by mutual information.
+    """Register an image to a target by mutual information (Mattes 2003, IEEE TMI 22:120).
 
-    The places compared are those of ``image``, so it may be a thin slab or a single slice; the
-    target is averaged over the image's voxels first, which for a thick slice is what the slice
-    shows. ``affine`` adds scales and shears to the rigid motion, along the image's own axes, but
-    none along an axis on which either scan has fewer than 8 voxels: they are not determined there
-    and are held. Nor is motion out of a target of one slice.
+    The metric is evaluated at the voxels of the image, which may be a thin slab or a single slice;
+    the target is averaged over voxels of that size first. ``affine`` adds scales and shears along
+    the axes of the image. Scales along an axis on which either scan has fewer than 8 voxels are
+    fixed, and so is motion out of a target of one slice, because they are not determined.
 
     Args:
-        image, target: ``(x, y, z)``, of any two contrasts. affine, target_affine: ``(4, 4)`` RAS
-            mm.
+        image: ``(x, y, z)``.
+        affine: ``(4, 4)`` of the image, RAS mm.
+        target: ``(x, y, z)``, of any contrast.
+        target_affine: ``(4, 4)`` of the target, RAS mm.
+        kind: ``rigid`` or ``affine``.
 
     Raises:
-        RuntimeError: the two do not overlap on the way (of SimpleITK).
+        RuntimeError: the two do not overlap during the optimisation (by SimpleITK).
     """
     frame = _frame(affine, image.shape)
     seen = _average_over_voxels(target, target_affine, affine)
@@ -82,7 +81,7 @@ def register_images(
     )
     move = _matrix(turned)
     if kind == "affine":
-        # the stretch comes first, along the scan's own axes, so that what is held of it stays held
+        # strains come first, along the axes of the scan, so that fixed ones stay fixed
         parameter_weights = [
             *_strain_weights([min(d) < MIN_VOXELS_PER_AXIS for d in zip(*depth, strict=True)]),
             *parameter_weights[3:],
@@ -115,16 +114,20 @@ def optimise_transform(
     following_transform: sitk.Transform | None = None,
     fine: bool = False,
 ) -> TransformT:
-    """The transform from places of ``fixed`` to places of ``moving`` with the most mutual
-    information (Mattes 2003).
+    """The transform from points of ``fixed`` to points of ``moving`` of largest mutual information.
 
     Args:
-        start: of the kind that is sought. smooth_mm: width of the Gaussian of a first level; 0 for
-            none. coarse: thin the grid there.
-        free: 0 holds a parameter of ``start`` where it is. then: applied after it, as it is.
-        fine: interpolate by cubic splines, for what turns on a tenth of a voxel.
+        fixed: image whose voxels are compared.
+        moving: image that is interpolated.
+        start: initial transform, of the kind that is estimated.
+        first_step_mm: first step of the gradient descent, mm.
+        smooth_mm: width of the Gaussian of a first level, mm; 0: no such level.
+        coarse: subsample the grid at the first level.
+        parameter_weights: 0 fixes a parameter of ``start``.
+        following_transform: applied after it and not estimated.
+        fine: interpolate by cubic splines, for differences of a tenth of a voxel.
     """
-    # a second descent from where the first ended would only shake it
+    # a second level without smoothing at the start would only repeat the first
     levels = [(2 if coarse else 1, smooth_mm), (1, 0.0)] if smooth_mm > 0 else [(1, 0.0)]
     for shrink, sigma in levels:
         method = _method(fine)
@@ -145,8 +148,7 @@ def optimise_transform(
 
 def _method(fine: bool) -> sitk.ImageRegistrationMethod:
     method = sitk.ImageRegistrationMethod()
-    # linear interpolation blurs between voxels, which mutual information takes for 1 % of scale; so
-    # do wide bins
+    # the blur of linear interpolation and of wide bins biases the scale by 1 %
     method.SetMetricAsMattesMutualInformation(64 if fine else 32)
     method.SetMetricSamplingStrategy(method.NONE)
     method.SetInterpolator(sitk.sitkBSpline if fine else sitk.sitkLinear)
@@ -167,7 +169,7 @@ def _smooth(image: sitk.Image, sigma_mm: float) -> sitk.Image:
 
 
 def _frame(affine: Array, shape: tuple[int, ...]) -> Array:
-    """From world to millimetres along the scan's own axes, about its centre."""
+    """From world coordinates to millimetres along the axes of a scan, about its centre."""
     u, _, v = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
     centre = affine[:3, :3] @ ((np.array(shape) - 1) / 2) + affine[:3, 3]
     frame = np.eye(4)
@@ -176,7 +178,7 @@ def _frame(affine: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _average_over_voxels(target: Array, target_affine: Array, affine: Array) -> Array:
-    """The target averaged over voxels as large as the scan's, where those are larger than its own."""
+    """The target averaged over voxels of the size of the scan's, where these are larger."""
     steps = np.linalg.inv(target_affine[:3, :3]) @ affine[:3, :3]
     seen = np.nan_to_num(target)
     for step in steps.T:
@@ -191,7 +193,7 @@ def _average_over_voxels(target: Array, target_affine: Array, affine: Array) -> 
 
 
 def _depths(image: Array, target: Array, target_affine: Array) -> tuple[list[int], list[int]]:
-    """Voxels of both scans along each axis of the first."""
+    """Number of voxels of both scans along each axis of the first."""
     along = np.abs(target_affine[:3, :3] / np.linalg.norm(target_affine[:3, :3], axis=0)).argmax(
         axis=1
     )
@@ -253,28 +255,28 @@ def to_sitk_image(values: Array, affine: Array) -> sitk.Image:
 RegistrationMethod = Literal["none", "rigid", "affine"]
 
 REGISTRATION_METHODS = ("none", "rigid", "affine")
-#: A search that ends with less of the scan over the DCE scan than this share of what the affines
-#: said has left it.
+#: Least overlap with the DCE scan after registration, over that before.
 _MIN_OVERLAP_RATIO = 0.5
-#: Scanners stretch by a few per cent; beyond this an affine search has collapsed onto a part of the
-#: image.
+#: Scanners distort by a few per cent; a larger strain is that of a registration that collapsed onto
+#: a part of the image.
 _MAX_STRAIN = 0.15
-#: Headers hold the scanner's orientation, and a subject that is held turns by less; a round or
-#: empty image turns freely.
+#: Headers hold the orientation of the scanner, and a fixed subject rotates by less; the rotation of
+#: a round or empty image is arbitrary.
 _MAX_ROTATION_DEG = 20.0
 _REMEDY = (
-    "Align the scans by hand and correct its affine, or go by the affines as they are (--register"
-    " none)."
+    "Align the scans by hand and correct the affine, or give `register` as 'none' to use the"
+    " affines."
 )
 
 
 @dataclass(frozen=True)
 class Coregistration:
-    """The image that other scans are moved onto, and how.
+    """Registration of other scans to the DCE scan.
 
     Attributes:
-        anatomy: ``(x, y, z)``, the DCE series averaged over time. affine: ``(4, 4)`` RAS mm, of it.
-        method: ``none`` (world coordinates), ``rigid`` or ``affine``.
+        anatomy: the DCE series averaged over time, ``(x, y, z)``.
+        affine: ``(4, 4)`` of the DCE scan, RAS mm.
+        method: ``none`` (by the affines), ``rigid`` or ``affine``.
     """
 
     anatomy: Array
@@ -284,16 +286,20 @@ class Coregistration:
     def register_scan(
         self, what: str, image: Array, affine: Array, file: VolumeSource
     ) -> tuple[Array, list[str]]:
-        """The affine under which a scan lies on the DCE scan, and what is to be said of how it got
-        there.
+        """The affine that aligns a scan with the DCE scan.
 
         Args:
-            what: its name, for the sentence. image: ``(x, y, z)``, anatomy of the scan. affine:
-                ``(4, 4)``, as its header has it.
+            what: name of the scan, for the note.
+            image: anatomical image of the scan, ``(x, y, z)``.
+            affine: ``(4, 4)`` of its header, RAS mm.
+            file: scan that a refusal names.
+
+        Returns:
+            The affine, and notes for the report.
 
         Raises:
-            InputError: it cannot be moved, or the search left its field of view or found less
-                mutual information than there was.
+            InputError: the scan has no contrast or no overlap, or the registration left the field
+                of view or lowered the mutual information.
         """
         if self.method == "none":
             return affine, []
@@ -302,23 +308,19 @@ class Coregistration:
         if gain <= 0 and self._max_displacement_mm(image.shape, affine, found) < float(
             np.linalg.norm(affine[:3, :3], axis=0).min()
         ):
-            # interpolation blurs, so a scan that lies right already shows less information anywhere
-            # but there
+            # interpolation blurs, so an aligned scan has the largest mutual information without it
             return affine, [
-                f"The {what} lies on the DCE scan as its affine says: mutual information was"
-                " highest there."
+                f"The {what} is aligned with the DCE scan by its affine, where the mutual"
+                " information is largest."
             ]
         self._check(image.shape, affine, found, gain, file)
-        stretched = (
-            f", and its lengths changed by at most {found.max_strain:.1%},"
-            if self.method == "affine"
-            else ""
+        strain = (
+            f", with strains of at most {found.max_strain:.1%}," if self.method == "affine" else ""
         )
         return found.affine, [
-            f"The {what} was moved by {found.shift_mm:.1f} mm and"
-            f" {found.rotation_angle_deg:.1f} degrees{stretched} onto the DCE scan, by mutual"
-            f" information ({found.mutual_information[0]:.3f} before,"
-            f" {found.mutual_information[1]:.3f} after)."
+            f"The {what} was registered to the DCE scan by a shift of {found.shift_mm:.1f} mm and a"
+            f" rotation of {found.rotation_angle_deg:.1f} degrees{strain} (mutual information"
+            f" {found.mutual_information[0]:.3f} before, {found.mutual_information[1]:.3f} after)."
         ]
 
     def _estimate_alignment(
@@ -327,7 +329,10 @@ class Coregistration:
         for name, shown in (("the scan", image), ("the DCE scan", self.anatomy)):
             if np.ptp(np.nan_to_num(shown)) == 0:
                 raise _registration_error(
-                    f"{name} shows nothing to register by", file, "one value everywhere", "anatomy"
+                    f"{name} has no contrast to register by",
+                    file,
+                    "one value everywhere",
+                    "anatomy",
                 )
         if self._inside(image.shape, affine) == 0:
             raise _registration_error(
@@ -370,14 +375,14 @@ class Coregistration:
             )
         if found.rotation_angle_deg > _MAX_ROTATION_DEG:
             raise _registration_error(
-                "registration turns the scan",
+                "registration rotates the scan too far",
                 file,
                 f"{found.rotation_angle_deg:.0f} degrees",
                 f"at most {_MAX_ROTATION_DEG:.0f} degrees",
             )
         if found.max_strain > _MAX_STRAIN:
             raise _registration_error(
-                "registration distorts the scan",
+                "registration distorts the scan too much",
                 file,
                 f"{found.max_strain:.0%}",
                 f"at most {_MAX_STRAIN:.0%}",
@@ -391,7 +396,7 @@ class Coregistration:
             )
 
     def _inside(self, shape: tuple[int, ...], affine: Array) -> float:
-        """Share of a scan's voxels that lie in the DCE scan."""
+        """Share of the voxels of a scan within the DCE scan."""
         at = voxel_coordinates((shape[0], shape[1], shape[2]), affine, self.affine)
         size = np.array(self.anatomy.shape)[:, None, None, None]
         return float(((at >= -0.5) & (at <= size - 0.5)).all(axis=0).mean())
@@ -399,7 +404,7 @@ class Coregistration:
     def _max_displacement_mm(
         self, shape: tuple[int, ...], affine: Array, found: RegistrationResult
     ) -> float:
-        """How far the farthest corner of a scan was moved, mm."""
+        """Largest displacement of a corner of a scan, mm."""
         corners = np.array(
             [
                 [i, j, k, 1]
@@ -413,5 +418,5 @@ class Coregistration:
 
 def _registration_error(problem: str, file: VolumeSource, found: str, expected: str) -> InputError:
     return InputError(
-        problem, file=file, field="--register", found=found, expected=expected, remedy=_REMEDY
+        problem, file=file, field="register", found=found, expected=expected, remedy=_REMEDY
     )

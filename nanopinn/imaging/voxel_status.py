@@ -1,4 +1,4 @@
-"""Why a voxel is, or is not, to be trusted: one bit each."""
+"""Status flags of the kinetic fit of a voxel."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from enum import IntFlag
 
 
 class Status(IntFlag):
-    """Bits of the status map; 0 is a voxel without complaint."""
+    """Bits of the status map; 0: fit valid."""
 
     OK = 0
     NONFINITE = 1
-    """The signal is not finite, or there is none before contrast."""
+    """The signal is not finite, or zero before contrast."""
     NOT_ENHANCING = 2
-    """The curve does not rise above its noise: kinetics are not fitted."""
+    """The curve does not exceed the detection limit: kinetics are not fitted."""
     NOT_CONVERGED = 4
     KTRANS_AT_BOUND = 8
     VE_AT_BOUND = 16
@@ -28,13 +28,12 @@ class Status(IntFlag):
     """The curve falls below its baseline by more than its noise: concentrations are negative."""
 
 
-#: With any of these the voxel has no kinetic values. A parameter at its bound is a value, with a
-#: caution.
+#: With any of these the voxel has no kinetic parameters. A parameter at its bound is kept.
 INVALID = (
     Status.NONFINITE | Status.NOT_ENHANCING | Status.NOT_CONVERGED | Status.NO_T1 | Status.SATURATED
 )
 
-#: Of each fitted parameter, the bit that says it lies at a bound.
+#: The bit that marks a parameter at its bound, by parameter.
 AT_BOUND = {
     "Ktrans": Status.KTRANS_AT_BOUND,
     "ve": Status.VE_AT_BOUND,
@@ -55,6 +54,6 @@ STATUS_TEXTS = {
     Status.SATURATED: "signal saturated",
     Status.FP_AT_BOUND: "Fp at a bound",
     Status.PS_AT_BOUND: "PS at a bound",
-    Status.DELAY_AT_BOUND: "delay at the edge of what is sought",
+    Status.DELAY_AT_BOUND: "delay at the limit of the search range",
     Status.NEGATIVE: "concentration negative",
 }

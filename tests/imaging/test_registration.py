@@ -204,7 +204,10 @@ def test_a_ph_map_that_lies_wrong_is_moved_onto_the_tumour(
     )  # type: ignore[arg-type]
     before, after = (np.nanstd((m.measured - there)[mask]) for m in (as_it_says, registered))
     assert after < 0.25 * before
-    assert any("CEST scan was moved by 3.0 mm and 5.0 degrees" in a for a in registered.assumptions)
+    assert any(
+        "CEST scan was registered to the DCE scan by a shift of 3.0 mm and a rotation of 5.0" in a
+        for a in registered.assumptions
+    )
     assert not any("moved" in a for a in as_it_says.assumptions)
 
 
@@ -249,7 +252,9 @@ def test_a_displaced_t1_is_moved_as_one_and_is_right_where_it_comes_to_lie(
     error, unmoved = (np.nanstd((t.T1_s - wanted)[inside]) for t in (found, still))
     assert error < 0.25 * unmoved
     assert any(
-        ("flip-angle set" if given == "vfa" else "T1 map") + " was moved by 3." in a
+        ("flip-angle set" if given == "vfa" else "T1 map")
+        + " was registered to the DCE scan by a shift of 3."
+        in a
         for a in found.assumptions
     )
     assert not any("by the affines" in a for a in found.assumptions)
@@ -301,7 +306,7 @@ def test_what_cannot_be_registered_is_refused_with_what_to_do(anatomy: np.ndarra
     ):
         with pytest.raises(InputError, match=why) as caught:
             coregistration.register_scan("T1 map", image, affine, "t1.nii")
-        assert caught.value.field == "--register"
+        assert caught.value.field == "register"
         assert "by hand" in str(caught.value)
         assert "--register none" in str(caught.value)
     with pytest.raises(InputError, match="DCE scan shows nothing"):
@@ -314,8 +319,8 @@ def test_what_cannot_be_registered_is_refused_with_what_to_do(anatomy: np.ndarra
     ("shift_mm", "rotation_angle_deg", "stretch", "information", "why"),
     [
         (19.0, 0.0, 0.0, (0.5, 0.9), "out of its field of view"),  # half the scan's width is 18 mm
-        (3.0, 25.0, 0.0, (0.5, 0.9), "turns the scan"),
-        (3.0, 0.0, 0.2, (0.5, 0.9), "distorts the scan"),
+        (3.0, 25.0, 0.0, (0.5, 0.9), "rotates the scan too far"),
+        (3.0, 0.0, 0.2, (0.5, 0.9), "distorts the scan too much"),
         (3.0, 0.0, 0.0, (0.9, 0.5), "lowers the mutual information"),
     ],
 )
@@ -332,14 +337,14 @@ def test_a_search_that_went_astray_is_refused(
     there[:3, 3] += [shift_mm, 0, 0]
     monkeypatch.setattr(
         placement,
-        "align",
+        "register_images",
         lambda *_: RegistrationResult(there, shift_mm, rotation_angle_deg, stretch, information),
     )
     with pytest.raises(InputError, match=why) as caught:
         Coregistration(anatomy, AFFINE, "affine").register_scan(
             "T1 map", seen_at(anatomy, AFFINE), AFFINE, "t1.nii"
         )
-    assert caught.value.field == "--register"
+    assert caught.value.field == "register"
     assert "by hand" in str(caught.value)
 
 
@@ -384,7 +389,7 @@ def test_a_study_says_of_every_scan_how_it_was_moved_and_refuses_an_unknown_way(
 ) -> None:
     with pytest.raises(InputError, match="does not exist") as caught:
         ImagingInputs(dce="x", register="elastic")  # type: ignore[arg-type]
-    assert caught.value.field == "--register"
+    assert caught.value.field == "register"
     # its flip-angle images are uniform: they show nothing to register by
     with pytest.raises(InputError, match="vfa2"):
         make_maps(ImagingInputs(**own_study.given(register="rigid")))

@@ -1,6 +1,4 @@
-"""Population curves by their formulas; each knows its fluid, its dose and how finely it must be
-sampled.
-"""
+"""Population arterial inputs by their formulas, with their fluid, dose and sampling."""
 
 from __future__ import annotations
 
@@ -87,9 +85,12 @@ class PopulationCurve:
     """A population curve.
 
     Attributes:
-        fluid: what its concentrations are of. step_s: between nodes of the first pass, such that
-            the curve is straight between them to 1e-4 of its peak (held by a test). kinks_s: where
-            it must have a node.
+        formula: mM at seconds after arrival.
+        fluid: of the concentrations.
+        source: for the report.
+        step_s: spacing of the nodes of the first pass, s, for which linear interpolation is
+            accurate to 1e-4 of the peak (verified by a test).
+        kinks_s: times that must be nodes, s.
     """
 
     formula: Callable[[Array], Array]
@@ -101,8 +102,13 @@ class PopulationCurve:
     def plasma(
         self, *, arrival_s: float, until_s: float, hematocrit: float, dose_mmol_per_kg: float
     ) -> PlasmaCurve:
-        """The curve from its arrival on, evaluated by its formula on a fine grid, scaled to the
-        dose.
+        """The plasma curve from its arrival on, evaluated on a fine grid and scaled to the dose.
+
+        Args:
+            arrival_s: bolus arrival, s.
+            until_s: end of the scan, s.
+            hematocrit: fraction, which converts blood to plasma.
+            dose_mmol_per_kg: dose of the contrast agent, mmol/kg.
         """
         span = max(until_s - arrival_s, 0.0) + 60.0
         pieces = [

@@ -1,4 +1,4 @@
-"""When contrast arrives: baseline frames and bolus arrival."""
+"""Detection of the baseline frames and of the bolus arrival."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ Array = NDArray[np.float64]
 def baseline_frames(series: Array, acquisition: DceAcquisition) -> tuple[int, int]:
     """First baseline frame and the frame after the last.
 
-    Given: by ``BaselineFrames``, else by ``BolusArrivalTime``; else detected as the frames before
-    the voxels that rise most, or the vessels among them, leave their early level. The first frame
-    is left out where it is off steady state (more than 5 standard deviations of the others).
+    They are given by ``BaselineFrames`` or by ``BolusArrivalTime``; else detected as the frames
+    before the voxels of largest enhancement, or the vessels among them, exceed their early level.
+    The first frame is left out where it is off steady state (more than 5 standard deviations of the
+    others).
+
+    Args:
+        series: ``(t, x, y, z)``.
+        acquisition: of the series.
 
     Raises:
         InputError: fewer than two frames are before contrast.
@@ -46,10 +51,9 @@ def baseline_frames(series: Array, acquisition: DceAcquisition) -> tuple[int, in
 
 
 def _rising_medians(series: Array) -> list[Array]:
-    """Median signal of the voxels that rise most: of a twentieth, and of two hundredths, where
-    vessels are.
+    """Median curve of the 5 % of voxels that rise most, and of the 0.5 %, which include vessels.
 
-    Medians: one spoiled voxel must not move them.
+    A median is not affected by a single corrupt voxel.
     """
     flat = np.nan_to_num(series.reshape(len(series), -1))
     rise = flat.max(axis=0) - flat[:2].mean(axis=0)
@@ -59,12 +63,11 @@ def _rising_medians(series: Array) -> list[Array]:
 
 
 def _detect_onset(curve: Array) -> int:
-    """Frames before the curve begins to rise.
+    """Number of frames before the curve begins to rise.
 
-    It is found where the curve first passes a tenth of its range and stays there for two frames,
-    then followed back to where it left its early level by more than its noise: what the baseline
-    swallows is missing from every concentration. The frame before that is left out too where three
-    others remain.
+    The onset is where the curve first exceeds a tenth of its range for two frames, moved back to
+    where it exceeds its early level by more than its noise, because enhancement within the baseline
+    biases every concentration. The frame before that is left out too where three others remain.
     """
     level = np.median(curve[: max(3, len(curve) // 10)])
     span = curve.max() - level
@@ -79,7 +82,13 @@ def _detect_onset(curve: Array) -> int:
 
 
 def bolus_arrival(mean: Array, frame_times_s: Array, baseline: int) -> float:
-    """Arrival, s: where the line through the steepest early rise meets the baseline."""
+    """Bolus arrival, s: where the line of the steepest early rise intersects the baseline.
+
+    Args:
+        mean: curve, ``(t,)``.
+        frame_times_s: ``(t,)``, s.
+        baseline: number of frames before contrast.
+    """
     level = mean[:baseline].mean()
     peak = int(np.argmax(mean[: baseline + max(6, len(mean) // 4)]))
     steps = np.diff(mean[baseline - 1 : peak + 1]) / np.diff(frame_times_s[baseline - 1 : peak + 1])

@@ -46,7 +46,7 @@ def convolve_exponential_with_derivative(
 def _integrate_over_segments(
     t: Tensor, c: Tensor, rate: Tensor, at: Tensor, *, slope: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Step from node to node of the curve, and from the node before it to every time asked for."""
+    """Exact steps from node to node of the curve, and from a node to every time after it."""
     t, c, at = t.to(torch.float64), c.to(torch.float64), at.to(t.device, torch.float64)
     k = rate.to(torch.float64)
     step = _ExponentialStep(k, slope)
@@ -77,11 +77,11 @@ def _interpolate_curve(h: float, i: int, times: list[float], values: list[float]
 
 
 class _ExponentialStep:
-    """One exact step of ``y`` and ``dy/dk`` over a straight piece of the curve.
+    """One exact step of ``y`` and ``dy/dk`` over a linear segment of the curve.
 
     Over a length h with x = k h, u in 0..1: ``p0 = int e^{-x(1-u)} du`` and ``p1 = int u
     e^{-x(1-u)} du`` weigh the ends of the piece; ``q0, q1`` are minus their derivatives by x.
-    Weights are kept by step length, because the grids of curves are uniform in long stretches.
+    Weights are cached by step length, because the grids of curves are piecewise uniform.
     """
 
     def __init__(self, k: Tensor, slope: bool, max_cached: int = 16) -> None:
@@ -91,8 +91,8 @@ class _ExponentialStep:
     def __call__(
         self, state: tuple[Tensor, Tensor], h: Any, c0: Any, c1: Any, *, reuse: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """``y`` and ``dy/dk`` a step of length ``h`` later, from curve value ``c0`` to ``c1``:
-        numbers, or tensors without reuse.
+        """``y`` and ``dy/dk`` after a step of length ``h`` from curve value ``c0`` to ``c1``, which
+        are numbers, or tensors without ``reuse``.
         """
         y, dy = state
         decay, w0, w1, d0, d1 = self._cached(round(h, 12)) if reuse else self._weights(h)
@@ -119,7 +119,7 @@ class _ExponentialStep:
 def _weight(x: Tensor, closed: Callable[[Tensor], Tensor], divisor: Callable[[int], int]) -> Tensor:
     """The closed form, or for small x its series ``sum_n (-x)^n / (n! divisor(n))``."""
     small = x < _SMALL
-    # the branch not taken must stay finite, or its derivative would be NaN
+    # the unused branch must stay finite, or its derivative would be NaN
     exact = closed(torch.where(small, torch.ones_like(x), x))
     z, series = torch.where(small, x, torch.zeros_like(x)), torch.zeros_like(x)
     for n in reversed(range(11)):
@@ -146,13 +146,14 @@ def _q1(x: Tensor) -> Tensor:
 class ExponentialTable:
     """``y`` and ``dy/dk`` at fixed times for any rate, by Hermite interpolation in log k.
 
-    One exact march fills the table; a batch of voxels then costs two look-ups a time point. Its
-    error is below 1e-8 of the curve (held by a test).
+    One exact integration fills the table; a batch of voxels then costs two look-ups per time point.
+    Its error is below 1e-8 of the curve, which a test verifies.
 
     Attributes:
-        lowest, highest: rates that the table spans, 1/s; rates outside are held at the ends. The
-            span is that of the models within their bounds; below ``lowest`` nothing leaves a tissue
-            in a scan.
+        lowest: least rate, 1/s, below which there is no washout within a scan; lower rates are
+            clipped to it.
+        highest: largest rate of the models within their bounds, 1/s; higher rates are clipped.
+        nodes: number of rates.
     """
 
     lowest, highest, nodes = 1e-9, 200.0, 990
@@ -173,8 +174,10 @@ class ExponentialTable:
         self.y, self.slope = y, dy * k[:, None] * self.step  # slope per node of the log grid
 
     @classmethod
-    def at(cls, curve_times: Tensor, curve_values: Tensor, at_times: Tensor) -> ExponentialTable:
-        """The table of a curve at some times."""
+    def from_curve(
+        cls, curve_times: Tensor, curve_values: Tensor, at_times: Tensor
+    ) -> ExponentialTable:
+        """The table of a curve at the times ``(m,)``."""
         return cls(
             lambda k: convolve_exponential_with_derivative(curve_times, curve_values, k, at_times),
             curve_times.device,
@@ -190,7 +193,7 @@ class ExponentialTable:
         )
 
     def locate_rate(self, k: Tensor) -> tuple[Tensor, Tensor]:
-        """Node before each rate, and how far past it, 0 to 1."""
+        """Node before each rate, and the fraction of the interval past it."""
         position = (torch.log(k) - self.log[0]) / self.step
         i = position.floor().long().clamp(0, self.nodes - 2)
         return i, position - i
@@ -205,21 +208,19 @@ class ExponentialTable:
 
 
 class DelayTable:
-    """``y`` and ``dy/dk`` of every voxel at times of its own: a table at the curve's nodes, then
+    """``y`` and ``dy/dk`` of every voxel at its own times: a table at the nodes of the curve, then
     one exact step.
     """
 
     def __init__(self, curve_times: Tensor, curve_values: Tensor) -> None:
         self.times, self.values = curve_times, curve_values
-        self.table = ExponentialTable.at(curve_times, curve_values, curve_times)
+        self.table = ExponentialTable.from_curve(curve_times, curve_values, curve_times)
         self.steep = torch.cat(
             [curve_values.diff() / curve_times.diff(), curve_values.new_zeros(1)]
         )
 
-    def at(self, times: Tensor) -> ExponentialTable:
-        """The table at times ``(t,)`` that all voxels share, without marching through the curve
-        again.
-        """
+    def table_at(self, times: Tensor) -> ExponentialTable:
+        """The table at times ``(t,)`` that all voxels share, without another integration."""
 
         def convolve_rates(k: Tensor) -> tuple[Tensor, Tensor]:
             y, dy = self(k[:, None], times[None])

@@ -1,4 +1,6 @@
-"""The arterial input of one study: on the clock of the scan, and as it reaches the tumour."""
+"""The arterial input of one study on the clock of the scan, and its delay and dispersion on the way
+to the tumour.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ Array = NDArray[np.float64]
 
 
 def tumour_curves(inputs: ImagingInputs, C: Concentration, mask: NDArray[np.bool_]) -> Array:
-    """Finite curves of the tumour, ``(t, n)``, mM.
+    """Finite concentration curves of the tumour, ``(t, n)``, mM.
 
     Raises:
         InputError: there is none.
@@ -44,10 +46,20 @@ def tumour_curves(inputs: ImagingInputs, C: Concentration, mask: NDArray[np.bool
 def arterial_input(
     inputs: ImagingInputs, series: DynamicSeries, C: Concentration, B1: B1Map | None, curves: Array
 ) -> tuple[ArterialInput, list[str]]:
-    """Plasma curve on the clock of the scan, and what was assumed of its arrival.
+    """Plasma curve on the clock of the scan.
+
+    Args:
+        inputs: of the study.
+        series: its dynamic series.
+        C: its concentration in tissue.
+        B1: corrects flip angles; None: nominal.
+        curves: of the tumour, ``(t, n)``, mM.
+
+    Returns:
+        The arterial input, and notes on its arrival.
 
     Raises:
-        InputError: the input that was asked for cannot be read or found.
+        InputError: the arterial input cannot be read or detected.
     """
     acquisition, notes, blood = series.acquisition, list[str](), None
     t, arrival = acquisition.frame_times_s, acquisition.bolus_arrival_s
@@ -76,23 +88,33 @@ def arterial_input(
 def delay_and_disperse_input(
     inputs: ImagingInputs, aif: PlasmaCurve, curves: Array, t: Array
 ) -> tuple[PlasmaCurve, float, list[str]]:
-    """The curve as it reaches the tumour: dispersed and delayed."""
+    """The plasma curve at the tumour.
+
+    Args:
+        inputs: of the study.
+        aif: plasma curve on the clock of the scan.
+        curves: of the tumour, ``(t, n)``, mM.
+        t: frame times, s.
+
+    Returns:
+        The dispersed and delayed curve, the delay (s), and notes for the report.
+    """
     notes = []
     if inputs.aif_dispersion_s > 0:
         aif = aif.dispersed(inputs.aif_dispersion_s)
         notes.append(
-            f"The arterial input is dispersed by a mixing time of {inputs.aif_dispersion_s:g} s on"
-            " its way."
+            "The arterial input is dispersed by a mixing chamber with a mean transit time of"
+            f" {inputs.aif_dispersion_s:g} s."
         )
     if not isinstance(inputs.delay, str):
-        notes.append(f"The tumour's arrival delay was given: {inputs.delay:+g} s.")
+        notes.append(f"The arrival delay of the tumour was given: {inputs.delay:+g} s.")
         return aif.delayed(float(inputs.delay)), float(inputs.delay), notes
     delay = fit_delay(MODELS[inputs.model if inputs.model != "auto" else "etofts"], aif, curves, t)
-    more = "; each voxel's own is fitted around it" if inputs.delay == "voxel" else ""
+    more = "; voxel-wise delays are fitted relative to it" if inputs.delay == "voxel" else ""
     notes.append(f"One arrival delay was fitted for the tumour: {delay:+.1f} s{more}.")
     if abs(delay) > 0.95 * DELAY_WINDOW_S:
         notes.append(
-            "That delay is at the edge of what is sought: check the bolus arrival and the frame"
+            "That delay is at the limit of the search range: check the bolus arrival and the frame"
             " times."
         )
     return aif.delayed(delay), delay, notes

@@ -1,7 +1,5 @@
-"""What kinetic models are made of: unit to read, unit to compute in, and the name in OSIPI's
-lexicon (CAPLEX).
-
-Every kinetic model as its impulse response: an instant plasma term and a few decaying exponentials.
+"""Kinetic models as impulse responses: a plasma term and a few decaying exponentials; and the
+quantities of the models with their units.
 
 I(t) = b delta(t) + sum_i a_i exp(-k_i t),    C = I * Cp
 """
@@ -22,10 +20,13 @@ class KineticQuantity:
     """A kinetic quantity.
 
     Attributes:
-        unit: in which people read it. per_si: how many of it make one of the unit computed in (1/s,
-            1 or s).
-        caplex_id, caplex_name: OSIPI_CAPLEX, https://osipi.github.io/OSIPI_CAPLEX/quantities
+        name: of the map.
+        unit: customary unit.
+        per_si: customary units per SI unit (1/s, 1 or s).
+        description: one phrase.
+        caplex_id: identifier in OSIPI_CAPLEX, https://osipi.github.io/OSIPI_CAPLEX/quantities
             (Dickie 2024, MRM 91:1761).
+        caplex_name: name there.
     """
 
     name: str
@@ -37,7 +38,7 @@ class KineticQuantity:
 
     @property
     def caplex(self) -> dict[str, str]:
-        """For sidecars."""
+        """Identifier and name for sidecars."""
         return {"Id": self.caplex_id, "Name": self.caplex_name}
 
 
@@ -93,11 +94,13 @@ QUANTITIES = {
 
 @dataclass(frozen=True)
 class ImpulseResponse:
-    """The response of ``n`` voxels with ``m`` exponentials.
+    """Impulse responses of ``n`` voxels with ``m`` exponentials.
 
     Attributes:
-        plasma: b ``(n,)``. amplitudes, rates: a, k ``(n, m)``, 1/s.
-        jacobian: ``(n, 1 + 2 m, p)``, derivative of b, every a and every k by the parameters.
+        plasma: b, ``(n,)``.
+        amplitudes: a, ``(n, m)``, 1/s.
+        rates: k, ``(n, m)``, 1/s.
+        jacobian: derivatives of b, every a and every k by the parameters, ``(n, 1 + 2 m, p)``.
     """
 
     plasma: Tensor
@@ -107,11 +110,15 @@ class ImpulseResponse:
 
 
 class KineticModel(Protocol):
-    """A module that holds one model.
+    """A kinetic model: a module in :mod:`nanopinn.imaging.dce.models` with these names.
 
-    ``NAME`` on the command line; ``CAPLEX`` its code in OSIPI's lexicon; ``NAMES`` of its
-    parameters, with ``LOWER`` and ``UPPER`` bounds (flows in 1/s); ``DERIVED``, names of what
-    follows from them.
+    Attributes:
+        NAME: by which the model is chosen.
+        CAPLEX: identifier in OSIPI_CAPLEX.
+        NAMES: parameters, of :data:`QUANTITIES`.
+        LOWER: bounds of the parameters, flows in 1/s.
+        UPPER: bounds of the parameters, flows in 1/s.
+        DERIVED: quantities that follow from the parameters.
     """
 
     NAME: str
@@ -122,11 +129,11 @@ class KineticModel(Protocol):
     DERIVED: tuple[str, ...]
 
     def impulse_response(self, parameters: Tensor) -> ImpulseResponse:
-        """Response of parameters ``(n, p)``."""
+        """Impulse response of parameters ``(n, p)``."""
         ...
 
     def initial_guesses(self, C: Tensor, curve: InputCurve) -> tuple[Tensor, ...]:
-        """Where fits of ``C`` ``(n, t)`` set out, ``(n, p)`` each; the best of their ends is kept."""
+        """Initial parameters of fits of ``C`` ``(n, t)``, ``(n, p)`` each; the best fit is kept."""
         ...
 
     def derived(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,11 +144,16 @@ class KineticModel(Protocol):
 def evaluate(
     model: KineticModel, parameters: Tensor, curve: InputCurve, *, with_delay: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Tissue concentration ``(n, t)``, mM, and its Jacobian ``(n, p, t)``.
+    """Tissue concentration of a model and its Jacobian.
 
     Args:
-        parameters: ``(n, p)``; with ``with_delay`` one more column, the arrival after the curve in
-            s, and the Jacobian has one more row.
+        model: kinetic model.
+        parameters: ``(n, p)``; with ``with_delay`` one more column, the delay in s.
+        curve: plasma curve and frames.
+        with_delay: the last parameter is a delay.
+
+    Returns:
+        Concentration ``(n, t)``, mM, and Jacobian ``(n, p, t)``.
     """
     p = len(model.NAMES)
     response = model.impulse_response(parameters[:, :p])
@@ -159,7 +171,7 @@ def evaluate(
 
 
 def no_derived_quantities(parameters: Tensor) -> tuple[Tensor, Tensor]:
-    """``derived`` of models whose parameters are all that is of interest."""
+    """``derived`` of models without derived quantities."""
     n, p = parameters.shape
     return parameters.new_zeros((n, 0)), parameters.new_zeros((n, 0, p))
 

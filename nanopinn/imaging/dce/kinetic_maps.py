@@ -1,4 +1,4 @@
-"""Kinetic fits of a volume, laid out as maps, each voxel with what is to be said against it."""
+"""Kinetic fits of a volume as maps, with a status of every voxel."""
 
 from __future__ import annotations
 
@@ -31,13 +31,18 @@ class KineticMaps:
     """Kinetic parameters of every voxel, in the units of :data:`QUANTITIES`; NaN where not fitted.
 
     Attributes:
-        model: its name, or ``auto``. values, std: by name of the parameter, ``(x, y, z)``.
-        covariance: ``(x, y, z, p, p)`` of the model's own parameters, ``names``; empty for
-            ``auto``.
-        chosen: ``(x, y, z)``, which of ``candidates`` describes the voxel; -1 where none was
-            fitted.
-        curves_mM: ``(t, x, y, z)``, fitted. r2, aicc, residual_sd_mM: ``(x, y, z)``. status: bits
-            of :class:`Status`.
+        model: name of the model, or ``auto``.
+        names: parameters of the model.
+        values: maps by name of the parameter, ``(x, y, z)``.
+        std: their standard deviations.
+        covariance: of ``names``, ``(x, y, z, p, p)``; empty for ``auto``.
+        candidates: models that were compared.
+        model_index: index into ``candidates``, ``(x, y, z)``; -1 where none was fitted.
+        curves_mM: fitted curves, ``(t, x, y, z)``, mM.
+        r2: coefficient of determination, ``(x, y, z)``.
+        aicc: corrected Akaike information criterion, ``(x, y, z)``.
+        residual_sd_mM: residual standard deviation, ``(x, y, z)``, mM.
+        status: bits of :class:`Status`, ``(x, y, z)``.
     """
 
     model: str
@@ -65,13 +70,16 @@ def fit_volume(
     device: str = "cpu",
     progress: Callable[[float], None] = lambda done: None,
 ) -> KineticMaps:
-    """Fit a model to every voxel whose curve is finite and rises above its noise.
+    """Fit a model to every voxel whose curve is finite and exceeds the detection limit.
 
     Args:
-        model: one of :data:`MODELS`, or ``auto``: of all, the one with the least AICc in each
-            voxel.
-        delay_window_s: fit each voxel's arrival too, within this.
-        smooth: let voxels learn from their neighbours (:mod:`nanopinn.imaging.dce.spatial_prior`).
+        C: concentration in tissue.
+        aif: plasma curve at the tumour.
+        frame_times_s: ``(t,)``, s.
+        model: one of :data:`MODELS`, or ``auto``: the one of least AICc in each voxel.
+        delay_window_s: fit the delay of every voxel too, within this either way, s.
+        smooth: with spatial regularisation (:mod:`nanopinn.imaging.dce.spatial_prior`).
+        device: torch device.
         progress: called with the share done.
     """
     curve = InputCurve(aif, frame_times_s, device)
@@ -93,7 +101,7 @@ def fit_volume(
 def _report_partial_progress(
     progress: Callable[[float], None], i: int, count: int, done: float
 ) -> None:
-    """Progress of the ``i``-th of so many equal parts."""
+    """Progress of the ``i``-th of ``count`` equal parts."""
     progress((i + done) / count)
 
 
@@ -146,7 +154,7 @@ def _fit_one(
 
 
 def classify_before_fit(C: Concentration) -> NDArray[np.int32]:
-    """What forbids a fit, known before it: bits of :class:`Status`, ``(x, y, z)``."""
+    """Reasons not to fit a voxel: bits of :class:`Status`, ``(x, y, z)``."""
     status = np.zeros(C.t1_unknown.shape, dtype=np.int32)
     finite = np.isfinite(C.mM).all(axis=0)
     status[C.t1_unknown] |= int(Status.NO_T1)
@@ -154,8 +162,8 @@ def classify_before_fit(C: Concentration) -> NDArray[np.int32]:
     status[~finite & ~C.t1_unknown & ~C.saturated] |= int(Status.NONFINITE)
     first, after = C.baseline
     rise = np.where(finite, np.nan_to_num(C.mM[after:]).mean(axis=0), 0.0)
-    # both means are noisy; noise alone exceeds three standard deviations of their difference once
-    # in 700
+    # both means are noisy; noise alone exceeds three standard deviations of their difference with
+    # a probability of 1/700
     sd = np.nan_to_num(C.noise_sd_mM) * np.sqrt(1 / (len(C.mM) - after) + 1 / (after - first))
     status[finite & (rise <= 3 * sd)] |= int(Status.NOT_ENHANCING)
     status[finite & (rise < -3 * sd)] |= int(Status.NEGATIVE)
@@ -176,7 +184,7 @@ class _MapAccumulator:
         self.r2, self.aicc, self.residual = (np.full(voxels, np.nan) for _ in range(3))
 
     def store_fits(self, at: NDArray[np.int64], fit: KineticFit, status: NDArray[np.int32]) -> None:
-        """Write the fits of some voxels, and what is to be said against them."""
+        """Write the fits of some voxels, and their status."""
         bounds = fit.at_bound.cpu().numpy()
         for i, name in enumerate(self.fitted_names):
             status[at[bounds[:, i]]] |= int(AT_BOUND[name])
@@ -228,9 +236,7 @@ class _MapAccumulator:
 
 
 def _selected(each: list[KineticMaps]) -> KineticMaps:
-    """Voxel by voxel the maps of the model with the least AICc; a model that does not fit cannot
-    win.
-    """
+    """The maps of the model of least AICc in every voxel, among those with a valid fit."""
     score = np.stack([np.where(np.isfinite(m.aicc), m.aicc, np.inf) for m in each])
     best, any_fit = score.argmin(axis=0), np.isfinite(score).any(axis=0)
 
@@ -247,7 +253,7 @@ def _selected(each: list[KineticMaps]) -> KineticMaps:
         {n: pick([getattr(m, kind).get(n, nothing) for m in each]) for n in names}
         for kind in ("values", "std")
     )
-    # a voxel that no model fits keeps every complaint
+    # a voxel without any valid fit has the flags of all models
     together = np.bitwise_or.reduce([m.status for m in each])
     return replace(
         each[0],

@@ -1,6 +1,5 @@
-"""The arterial input as every model takes it: contrast agent in plasma, straight between its times.
-
-A plasma curve as the frames of a scan see it: values, running integrals, exponential convolutions.
+"""Contrast agent in plasma as a piecewise-linear curve, and its values, integrals and exponential
+convolutions at the frames of a scan.
 """
 
 from __future__ import annotations
@@ -24,14 +23,15 @@ class PlasmaCurve:
     """Contrast agent in plasma, piecewise linear between its times; zero before the first.
 
     Attributes:
-        times_s: ``(n,)`` on the clock of the scan. plasma_mM: ``(n,)``.
+        times_s: on the clock of the scan, ``(n,)``, s.
+        plasma_mM: ``(n,)``, mM.
     """
 
     times_s: Array
     plasma_mM: Array
 
     def delayed(self, seconds: float) -> PlasmaCurve:
-        """The same curve later (or, negative, earlier)."""
+        """The curve delayed by ``seconds``."""
         return replace(self, times_s=self.times_s + seconds)
 
     def dispersed(self, seconds: float) -> PlasmaCurve:
@@ -53,17 +53,18 @@ class PlasmaCurve:
 
 
 def plasma_from_blood(blood_mM: Array, hematocrit: float) -> Array:
-    """The agent stays out of red cells: plasma = blood / (1 - Hct)."""
+    """Concentration in plasma, ``blood / (1 - Hct)``: the agent does not enter red cells."""
     return blood_mM / (1 - hematocrit)
 
 
 @dataclass(frozen=True)
 class SampledInput:
-    """The curve at the frames, as early or late as it reaches each voxel.
+    """The curve at the frames, with the delay of each voxel.
 
     Attributes:
-        plasma, slope: Cp (mM) and dCp/dt, ``(1 or n, t)``.
-        convolve: rates ``(n, m)`` to ``y`` and ``dy/dk``, ``(n, m, t)`` each.
+        plasma: Cp, ``(1 or n, t)``, mM.
+        slope: dCp/dt, ``(1 or n, t)``, mM/s.
+        convolve: from rates ``(n, m)`` to ``y`` and ``dy/dk``, ``(n, m, t)`` each.
     """
 
     plasma: Tensor
@@ -72,12 +73,12 @@ class SampledInput:
 
 
 class InputCurve:
-    """A plasma curve and the frames it is seen at; tables are built when they are first needed."""
+    """A plasma curve and the frames of a scan; tables are built at first use."""
 
     def __init__(self, aif: PlasmaCurve, frame_times_s: Array, device: str = "cpu") -> None:
         self.aif, self.device = aif, device
         self._shifted: dict[float, InputCurve] = {}
-        self._table_shift_s = 0.0  # after the curve that the tables are of
+        self._table_shift_s = 0.0  # delay relative to the curve of the tables
         self.nodes, self.values, self.times = (
             torch.as_tensor(np.array(v, dtype=np.float64), device=device)
             for v in (aif.times_s, aif.plasma_mM, frame_times_s)
@@ -85,8 +86,8 @@ class InputCurve:
 
     @cached_property
     def at_frames(self) -> SampledInput:
-        """The curve as it is."""
-        table = self._delays.at(self.times - self._table_shift_s)
+        """The curve without a further delay."""
+        table = self._delays.table_at(self.times - self._table_shift_s)
         plasma, slope = self._interpolated(self.times[None])
 
         def convolve(rates: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +98,7 @@ class InputCurve:
         return SampledInput(plasma, slope, convolve)
 
     def delayed(self, seconds: Tensor) -> SampledInput:
-        """The curve later by ``seconds`` ``(n,)``, for every voxel its own."""
+        """The curve delayed by ``seconds`` ``(n,)``, one delay per voxel."""
         at = self.times[None] - seconds[:, None]
         plasma, slope = self._interpolated(at)
         return SampledInput(
@@ -105,8 +106,8 @@ class InputCurve:
         )
 
     def shifted(self, seconds: float) -> InputCurve:
-        """The curve later by ``seconds``, for all voxels alike; kept, because its tables serve
-        every batch.
+        """The curve delayed by ``seconds`` for all voxels; cached, because every batch uses its
+        tables.
         """
         if seconds not in self._shifted:
             child = InputCurve(self.aif.delayed(seconds), self.times.cpu().numpy(), self.device)
@@ -173,13 +174,19 @@ class InputCurve:
 
 
 def linear_fit(C: Tensor, columns: list[Tensor]) -> Tensor:
-    """Coefficients ``(n, columns)`` with which the columns ``(1 or n, t)`` best give ``C`` ``(n,
-    t)``.
+    """Linear least squares of every curve.
+
+    Args:
+        C: data, ``(n, t)``.
+        columns: regressors, ``(1 or n, t)`` each.
+
+    Returns:
+        Coefficients, ``(n, columns)``.
     """
     X = torch.stack([c.expand_as(C) for c in columns], dim=1)
     scale = X.square().sum(2, keepdim=True).sqrt().clamp_min(1e-30)
     X = X / scale
-    # a ridge at round-off: columns that are nearly parallel must not spoil their batch
+    # a ridge at round-off keeps nearly collinear columns from making the batch singular
     normal = X @ X.transpose(1, 2) + 1e-9 * torch.eye(X.shape[1], dtype=X.dtype, device=X.device)
     right = (X * C[:, None]).sum(2)
     return torch.linalg.solve(normal, right) / scale[..., 0]

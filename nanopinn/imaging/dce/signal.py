@@ -1,9 +1,7 @@
-"""Spoiled gradient echo: signal, and its exact inversion to concentration.
+"""Signal of the spoiled gradient echo and its exact inversion to concentration, with the noise of
+every voxel and the errors that its frames share.
 
 S = M0 sin a (1 - E1) / (1 - E1 cos a),    E1 = exp(-TR R1),    R1 = 1/T1 + r1 C
-
-From a dynamic series to concentration, with the noise of every voxel and the errors its frames
-share.
 """
 
 from __future__ import annotations
@@ -21,7 +19,14 @@ Array = NDArray[np.float64]
 
 
 def signal(M0: Array | float, T1: Array | float, TR_s: float, flip_deg: float | Array) -> Array:
-    """Steady-state signal of tissue with T1 (s)."""
+    """Steady-state signal ``M0 sin a (1 - E1) / (1 - E1 cos a)``.
+
+    Args:
+        M0: signal at full relaxation and 90 degrees.
+        T1: s.
+        TR_s: excitation TR, s.
+        flip_deg: true flip angle, degrees.
+    """
     a = np.deg2rad(flip_deg)
     E1 = np.exp(-TR_s / np.asarray(T1, dtype=np.float64))
     return np.asarray(M0 * np.sin(a) * (1 - E1) / (1 - E1 * np.cos(a)))
@@ -35,7 +40,16 @@ def signal_from_concentration(
     flip_deg: float | Array,
     relaxivity: float,
 ) -> Array:
-    """Signal of tissue whose signal without agent is ``baseline``; shapes broadcast."""
+    """Signal of tissue with contrast agent; shapes broadcast.
+
+    Args:
+        C_mM: concentration, mM.
+        baseline: signal without agent.
+        T1_s: native T1, s.
+        TR_s: excitation TR, s.
+        flip_deg: true flip angle, degrees.
+        relaxivity: r1, 1/(s mM).
+    """
     R1 = 1 / T1_s + relaxivity * C_mM
     return np.asarray(
         baseline * signal(1.0, 1 / R1, TR_s, flip_deg) / signal(1.0, T1_s, TR_s, flip_deg)
@@ -45,15 +59,25 @@ def signal_from_concentration(
 def concentration_from_signal(
     S: Array, baseline: Array, T1_s: Array, TR_s: float, flip_deg: float | Array, relaxivity: float
 ) -> Array:
-    """Concentration, mM, by exact inversion; NaN where the signal is beyond what any T1 gives
-    (saturation).
+    """Concentration by exact inversion of the signal equation.
+
+    Args:
+        S: signal.
+        baseline: signal without agent.
+        T1_s: native T1, s.
+        TR_s: excitation TR, s.
+        flip_deg: true flip angle, degrees.
+        relaxivity: r1, 1/(s mM).
+
+    Returns:
+        mM; NaN where the signal exceeds that of any T1 (saturation).
     """
     a = np.deg2rad(flip_deg)
     E10 = np.exp(-TR_s / T1_s)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = S / baseline * (1 - E10) / (1 - E10 * np.cos(a))  # = (1 - E1)/(1 - E1 cos a)
         E1 = (1 - ratio) / (1 - ratio * np.cos(a))
-        # past saturation E1 turns negative, and past 1 / cos(a) it comes back above 1
+        # beyond saturation E1 is negative, and beyond 1 / cos(a) it exceeds 1
         possible = (ratio < 1) & (E1 > 0)
         R1 = np.where(possible, -np.log(np.where(possible, E1, 1.0)) / TR_s, np.nan)
         return np.asarray((R1 - 1 / T1_s) / relaxivity)
@@ -66,7 +90,7 @@ _RELATIVE_ROUNDING_ERROR = 1e-6
 
 
 class EnhancementModel(Protocol):
-    """How signal over baseline tells of concentration, with native T1 (s) of every voxel."""
+    """Relation of concentration to signal over baseline, with the native T1 of every voxel."""
 
     @property
     def T1_s(self) -> Array:
@@ -84,8 +108,13 @@ class EnhancementModel(Protocol):
 
 @dataclass(frozen=True)
 class SpoiledGradientEcho:
-    """The exact relation of :mod:`nanopinn.imaging.dce.signal`; flip angles in degrees, one or
-    ``(x, y, z)``.
+    """The exact relation of the spoiled gradient echo.
+
+    Attributes:
+        T1_s: native T1, ``(x, y, z)``, s.
+        TR_s: excitation TR, s.
+        flip_deg: true flip angle, degrees, one or ``(x, y, z)``.
+        relaxivity: r1, 1/(s mM).
     """
 
     T1_s: Array
@@ -106,7 +135,12 @@ class SpoiledGradientEcho:
 
 @dataclass(frozen=True)
 class LinearEnhancement:
-    """``S/S0 - 1 = r1 T1 C``: small concentrations, and scans that know no flip angle."""
+    """``S/S0 - 1 = r1 T1 C``, for small concentrations and scans without a known flip angle.
+
+    Attributes:
+        T1_s: native T1, ``(x, y, z)``, s.
+        relaxivity: r1, 1/(s mM).
+    """
 
     T1_s: Array
     relaxivity: float
@@ -125,7 +159,14 @@ def select_enhancement_model(
     relation: Relation = "spgr",
     B1: Array | float = 1.0,
 ) -> EnhancementModel:
-    """The relation of a series; ``B1`` is the true over the nominal flip angle, ``(x, y, z)`` or 1."""
+    """Relation of signal and concentration of a series.
+
+    Args:
+        T1_s: native T1, ``(x, y, z)``, s.
+        acquisition: of the series.
+        relation: ``spgr`` (exact) or ``linear``.
+        B1: true over nominal flip angle, ``(x, y, z)`` or 1.
+    """
     if relation == "linear":
         return LinearEnhancement(T1_s, acquisition.relaxivity)
     return SpoiledGradientEcho(
@@ -138,14 +179,13 @@ class Concentration:
     """Contrast agent in tissue.
 
     Attributes:
-        mM: ``(t, x, y, z)``, NaN where the signal gives none.
-        noise_sd_mM: ``(x, y, z)``, of one frame, at the voxel's mean concentration.
-        shared_error_mM: ``(k, t, x, y, z)``, what one standard deviation of each error that all
-            frames share does to the whole curve: of the baseline, by which they are all divided,
-            and of native T1 where its error is known.
+        mM: ``(t, x, y, z)``, NaN where the signal has no solution.
+        noise_sd_mM: of one frame at the mean concentration of the voxel, ``(x, y, z)``, mM.
+        shared_error_mM: effect of one standard deviation of each error that all frames share,
+            ``(k, t, x, y, z)``, mM: of the baseline, and of native T1 where its error is known.
         baseline: first frame before contrast, and the frame after the last.
-        saturated: ``(x, y, z)``, where a finite signal exceeds what any T1 gives. t1_unknown: where
-            T1 is not known.
+        saturated: where a finite signal exceeds that of any T1, ``(x, y, z)``.
+        t1_unknown: ``(x, y, z)``.
     """
 
     mM: Array
@@ -162,12 +202,13 @@ def estimate_concentration(
     acquisition: DceAcquisition,
     T1_std: Array | None = None,
 ) -> Concentration:
-    """Invert the signal equation in every voxel.
+    """Concentration of every voxel by inversion of the signal equation.
 
     Args:
-        series: signal ``(t, x, y, z)``.
-        rule: with native T1 ``(x, y, z)``, NaN where unknown.
-        T1_std: ``(x, y, z)`` s; None where no error of T1 is known.
+        series: signal, ``(t, x, y, z)``.
+        enhancement_model: relation with native T1 ``(x, y, z)``, NaN where unknown.
+        acquisition: of the series.
+        T1_std: standard deviation of T1, ``(x, y, z)``, s; None where unknown.
 
     Raises:
         InputError: fewer than two frames are before contrast.
@@ -202,8 +243,11 @@ def estimate_concentration(
 
 
 def wrap_measured_concentration(series: Array, acquisition: DceAcquisition) -> Concentration:
-    """A series that holds mM already, ``(t, x, y, z)``; its level before contrast is taken as it
-    is.
+    """A series of concentrations with its noise; its baseline is not subtracted.
+
+    Args:
+        series: ``(t, x, y, z)``, mM.
+        acquisition: of the series.
 
     Raises:
         InputError: fewer than two frames are before contrast.
@@ -217,8 +261,14 @@ def wrap_measured_concentration(series: Array, acquisition: DceAcquisition) -> C
 
 
 def baseline_sensitivity(curves_mM: Array, enhancement_model: EnhancementModel) -> Array:
-    """Change of curves ``(t, x, y, z)`` per relative error of the signal before contrast, mM;
-    smooth as they are.
+    """Change of curves per relative error of the baseline signal, mM.
+
+    Args:
+        curves_mM: smooth curves, ``(t, x, y, z)``, mM.
+        enhancement_model: relation of signal and concentration.
+
+    Returns:
+        ``(t, x, y, z)``, mM.
     """
     return np.asarray(
         -enhancement_model.relative_signal(curves_mM)
@@ -227,9 +277,7 @@ def baseline_sensitivity(curves_mM: Array, enhancement_model: EnhancementModel) 
 
 
 def _concentration_per_relative_signal(enhancement_model: EnhancementModel, C_mM: Array) -> Array:
-    """Slope of concentration by signal over baseline, mM: turns noise of the one into noise of the
-    other.
-    """
+    """Derivative of concentration by signal over baseline, mM, which propagates noise."""
     step = 1e-4
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(
@@ -243,7 +291,7 @@ def _concentration_per_relative_signal(enhancement_model: EnhancementModel, C_mM
 
 
 def _concentration_per_t1(enhancement_model: EnhancementModel, ratio: Array) -> Array:
-    """Change of concentration per s of native T1, at the signal that was measured."""
+    """Derivative of concentration by native T1 at the measured signal, mM/s."""
     step = 1e-4 * enhancement_model.T1_s
     above, below = (
         replace(enhancement_model, T1_s=enhancement_model.T1_s + s).concentration(ratio)  # type: ignore[type-var]
@@ -253,9 +301,9 @@ def _concentration_per_t1(enhancement_model: EnhancementModel, ratio: Array) -> 
 
 
 def _noise(before: Array, level: Array) -> Array:
-    """Standard deviation of a frame before contrast, ``(x, y, z)``.
+    """Standard deviation of a baseline frame, ``(x, y, z)``.
 
-    A variance from a handful of frames is rough: each voxel's is averaged with the typical one.
+    A variance from few frames is uncertain, so that of each voxel is averaged with the typical one.
     """
     spread = before.std(axis=0, ddof=1)
     usable = np.isfinite(level) & np.isfinite(spread)

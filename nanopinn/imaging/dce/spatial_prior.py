@@ -1,10 +1,9 @@
-"""A spatially regularised fit: voxels learn from their neighbours as far as the tissue is smooth.
+"""Kinetic fits regularised by a Markov random field (Schmid 2006, IEEE TMI 25:1627).
 
-The parameters of neighbours differ by a random step with heavy tails, whose variance is the
-tissue's own, estimated from independent fits (a Markov random field, as in Schmid 2006, IEEE TMI
-25:1627). Each voxel is fitted under the prior that its neighbours make, in turns of a chequerboard:
-a neighbour counts by 1/(step variance + its own variance), and the less the further it stands
-apart, so that edges stay.
+Differences between neighbouring voxels have a heavy-tailed distribution, whose variance is
+estimated from independent fits. Each voxel is fitted with the prior of its neighbours in a
+chequerboard sweep; a neighbour has the weight 1/(variance of the difference + its own variance),
+reduced for large differences, which preserves edges.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from nanopinn.imaging.dce.voxel_fit import KineticFit, fit_kinetics
 from nanopinn.imaging.least_squares import NormalPrior
 
 _SWEEPS = 4
-#: Degrees of freedom of the step between neighbours.
+#: Degrees of freedom of Student's t distribution of the difference between neighbours.
 _DEGREES_OF_FREEDOM = 3.0
 #: Median of the square of a standard normal number.
 _MEDIAN_CHI2 = 0.4549
@@ -37,10 +36,17 @@ def fit_spatially_regularised(
     shared: Tensor | None = None,
     progress: Callable[[float], None] = lambda done: None,
 ) -> KineticFit:
-    """Fit curves ``(n, t)`` of voxels at ``where`` ``(n, 3)``, each under the prior of its
-    neighbours.
+    """Fit curves with the prior of their neighbours.
 
-    Standard deviations hold what the neighbours add, as far as these are known themselves.
+    Standard deviations are conditional on the neighbours, whose own variance is included.
+
+    Args:
+        model: kinetic model.
+        C: tissue concentration, ``(n, t)``, mM.
+        curve: plasma curve and frames.
+        where: voxel indices, ``(n, 3)``.
+        shared: as in :func:`fit_kinetics`.
+        progress: called with the share done.
     """
     alone = fit_kinetics(model, C, curve, shared=shared)
     neighbours = _neighbours(where).to(C.device)
@@ -82,10 +88,10 @@ def _neighbours(where: NDArray[np.int64]) -> Tensor:
 
 
 def _step_variance(fit: KineticFit, neighbours: Tensor) -> Tensor:
-    """Variance of the step between neighbours ``(p,)``, beyond the noise of both.
+    """Variance of the difference between neighbours beyond the noise of both, ``(p,)``.
 
-    That with which the median of the squared differences is what it should be of normal steps: an
-    edge of the tumour or a failed fit does not loosen the prior everywhere.
+    It matches the median of the squared normalised differences to that of a normal distribution,
+    which is robust to the edge of the tumour and to failed fits.
     """
     first, second = torch.nonzero(neighbours >= 0)[:, 0], neighbours[neighbours >= 0]
     good = fit.converged & torch.isfinite(fit.parameters).all(1) & ~fit.at_bound.any(1)
@@ -105,19 +111,19 @@ def _step_variance(fit: KineticFit, neighbours: Tensor) -> Tensor:
 
 
 def _variance(fit: KineticFit) -> Tensor:
-    """Of every parameter ``(n, p)``; a voxel without a fit knows nothing."""
+    """Variance of every parameter, ``(n, p)``; 1e30 for a voxel without a fit."""
     return fit.covariance.diagonal(dim1=1, dim2=2).nan_to_num(nan=1e30)
 
 
 def _prior(
     theta: Tensor, variance: Tensor, at: Tensor, neighbours: Tensor, step: Tensor, noise_sd: Tensor
 ) -> NormalPrior:
-    """What the neighbours of the voxels ``at`` say of them."""
+    """Prior of the voxels ``at`` by their neighbours."""
     other = neighbours.clamp_min(0)
     apart = (theta[other] - theta[at][:, None]).square()
     expected = step + variance[other]
-    # Student's t: a neighbour many steps apart is another tissue; half, because a pair informs both
-    # of its ends
+    # Student's t: a neighbour many standard deviations apart is another tissue; half, because a
+    # pair enters the prior of both of its voxels
     weight = (
         0.5
         * _DEGREES_OF_FREEDOM

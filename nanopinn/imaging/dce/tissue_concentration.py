@@ -1,7 +1,4 @@
-"""The dynamic series of a study, as it is read.
-
-From the signal of one study to the tracer in its tissue: native T1, concentration, and their noise.
-"""
+"""From the dynamic series of a study to contrast agent concentration in tissue, with its noise."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ from nanopinn.imaging.acquisition import DceAcquisition, load_acquisition
 from nanopinn.imaging.dce.kinetic_maps import KineticMaps
 from nanopinn.imaging.dce.signal import (
     Concentration,
+    EnhancementModel,
     baseline_sensitivity,
     estimate_concentration,
     select_enhancement_model,
@@ -32,17 +30,20 @@ Array = NDArray[np.float64]
 
 #: Three parameters, two baseline frames and one to spare.
 MIN_FRAMES = 6
-#: No tissue or vessel holds more contrast agent than this, mM; a larger "concentration" is in
-#: another unit.
+#: No tissue or vessel holds more contrast agent than this, mM; larger values are in another unit.
 _MAX_CONCENTRATION_mM = 50.0
 
 
 @dataclass(frozen=True)
 class DynamicSeries:
-    """A dynamic series as it was read: signal or concentration ``(t, x, y, z)``, and where it lies.
+    """A dynamic series.
 
     Attributes:
-        motion: what was undone, None if nothing was looked for. assumptions: sentences.
+        values: signal or concentration, ``(t, x, y, z)``.
+        affine: ``(4, 4)`` RAS mm.
+        acquisition: timing and sequence.
+        motion: that was corrected; None where it was not estimated.
+        assumptions: one sentence each.
     """
 
     values: Array
@@ -53,30 +54,31 @@ class DynamicSeries:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one frame."""
+        """Shape of one frame."""
         return (self.values.shape[1], self.values.shape[2], self.values.shape[3])
 
     @property
     def voxel_mm(self) -> Array:
-        """``(3,)``."""
+        """Size of a voxel, ``(3,)``, mm."""
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     @property
     def anatomy(self) -> Array:
-        """Average over time ``(x, y, z)``, for other scans to be moved onto; 0 where nothing is
-        known.
-        """
+        """Average over time ``(x, y, z)``, the target of registration; 0 where unknown."""
         return np.asarray(sum(np.nan_to_num(frame) for frame in self.values) / len(self.values))
 
 
 def read_series(
     inputs: ImagingInputs, progress: Callable[[float], None] = lambda done: None
 ) -> DynamicSeries:
-    """The dynamic series of a study with its acquisition, its motion undone where that was asked
-    for.
+    """The dynamic series of a study with its acquisition, corrected for motion where chosen.
+
+    Args:
+        inputs: of the study.
+        progress: of the motion correction, called with the share done.
 
     Raises:
-        InputError: it is no series, or its timing, TR or flip angle are missing or wrong.
+        InputError: it is not a series, or its timing, TR or flip angle are missing or wrong.
     """
     with open_series(inputs.dce) as (path, notes):
         volume = read_volume(path, orientation=inputs.orientation)
@@ -107,7 +109,7 @@ def read_series(
         and (high := float(np.nanquantile(values, 0.999))) > _MAX_CONCENTRATION_mM
     ):
         raise InputError(
-            "these are no concentrations in mM",
+            "these are not concentrations in mM",
             file=inputs.dce,
             field="Units",
             found=f"values up to {high:.3g}",
@@ -122,27 +124,33 @@ def read_series(
             values, np.linalg.norm(affine[:3, :3], axis=0), progress=progress
         )
         thin = (
-            " in the plane of the slab, which is too thin to tell more"
+            "; out-of-plane motion is not estimated in so thin a slab"
             if min(values.shape[1:]) < MIN_VOXELS_PER_AXIS
             else ""
         )
         notes.append(
-            f"Rigid motion of up to {motion.largest_mm:.2g} mm was undone frame by frame{thin}."
+            f"Rigid motion of up to {motion.largest_mm:.2g} mm was corrected frame by frame{thin}."
         )
     return DynamicSeries(values, affine, acquisition, motion, tuple(notes))
 
 
-#: Fits that leave less than this times the baseline's noise leave no more than its estimate allows.
+#: Ratio of residual to baseline noise up to which the estimate of the latter is kept.
 _MIN_REPORTED_EXCESS = 1.1
 
 
 def load_study_t1(
     inputs: ImagingInputs, series: DynamicSeries, B1: B1Map | None, coregistration: Coregistration
 ) -> NativeT1:
-    """Native T1; not asked for where the series holds concentration already.
+    """Native T1 of a study; not required where the series holds concentration.
+
+    Args:
+        inputs: of the study.
+        series: its dynamic series.
+        B1: corrects flip angles; None: nominal.
+        coregistration: registers the T1 scan to the DCE scan.
 
     Raises:
-        InputError: T1 is given in no way, in two, or cannot be used.
+        InputError: not exactly one source of T1 is given, or it cannot be used.
     """
     given = inputs.t1_source
     if series.acquisition.is_concentration and not given.files() and given.t1 is None:
@@ -164,41 +172,48 @@ def compute_study_concentration(
     T1_std: Array | None,
     B1: B1Map | None,
 ) -> Concentration:
-    """Concentration of the series ``(t, x, y, z)``, mM, by native T1 ``(x, y, z)``, s; as it is
-    where the series holds it already.
+    """Concentration of a series, mM; unchanged where the series holds concentration.
+
+    Args:
+        inputs: of the study.
+        series: its dynamic series.
+        T1_s: native T1, ``(x, y, z)``, s.
+        T1_std: its standard deviation, s; None where unknown.
+        B1: corrects flip angles; None: nominal.
 
     Raises:
-        InputError: the acquisition does not say what the conversion needs.
+        InputError: fewer than two frames are before contrast.
     """
     if series.acquisition.is_concentration:
         return wrap_measured_concentration(series.values, series.acquisition)
-    angles = 1.0 if B1 is None else B1.resample_to(series.shape, series.affine)
-    enhancement_model = select_enhancement_model(
-        T1_s, series.acquisition, relation=inputs.relation, B1=angles
-    )
-    return estimate_concentration(series.values, enhancement_model, series.acquisition, T1_std)
+    model = _enhancement_model(inputs, series, T1_s, B1)
+    return estimate_concentration(series.values, model, series.acquisition, T1_std)
+
+
+def _enhancement_model(
+    inputs: ImagingInputs, series: DynamicSeries, T1_s: Array, B1: B1Map | None
+) -> EnhancementModel:
+    """Relation of signal and concentration, at the true flip angles."""
+    factor = 1.0 if B1 is None else B1.resample_to(series.shape, series.affine)
+    return select_enhancement_model(T1_s, series.acquisition, relation=inputs.relation, B1=factor)
 
 
 def compute_baseline_sensitivity(
     inputs: ImagingInputs, series: DynamicSeries, T1_s: Array, B1: B1Map | None, fitted: KineticMaps
 ) -> Array:
-    """What a relative error of the signal before contrast does to the fitted curves ``(t, x, y,
-    z)``, mM; 0 without a conversion.
+    """Change of the fitted curves per relative error of the baseline signal, ``(t, x, y, z)``, mM;
+    0 where the series holds concentration.
     """
     if series.acquisition.is_concentration:
         return np.zeros_like(fitted.curves_mM)
-    angles = 1.0 if B1 is None else B1.resample_to(series.shape, series.affine)
-    return baseline_sensitivity(
-        fitted.curves_mM,
-        select_enhancement_model(T1_s, series.acquisition, relation=inputs.relation, B1=angles),
-    )
+    return baseline_sensitivity(fitted.curves_mM, _enhancement_model(inputs, series, T1_s, B1))
 
 
 def frame_noise(
     C: Concentration, fitted: KineticMaps, mask: NDArray[np.bool_]
 ) -> tuple[Array, list[str]]:
-    """Noise of one frame: the baseline's, scaled for all voxels alike where the fits leave more
-    than that.
+    """Noise of one frame, ``(x, y, z)``, mM: that of the baseline, scaled by one factor where the
+    residuals of the fits are larger; and notes for the report.
     """
     left, noise = fitted.residual_sd_mM[mask], C.noise_sd_mM[mask]
     known = np.isfinite(left) & np.isfinite(noise)
@@ -211,6 +226,6 @@ def frame_noise(
     if excess < _MIN_REPORTED_EXCESS:
         return C.noise_sd_mM, []
     return C.noise_sd_mM * excess, [
-        f"Kinetic fits leave {excess:.1f} times the noise before contrast; the noise was taken as"
-        " that large, so what the model cannot describe counts as noise."
+        f"The residual standard deviation of the kinetic fits is {excess:.1f} times the baseline"
+        " noise; it is used as the noise, which then includes the error of the kinetic model."
     ]

@@ -1,7 +1,4 @@
-"""Fits of kinetic models to many curves: starts, delays, errors, criteria.
-
-When contrast reaches the tumour, as all its voxels together see it.
-"""
+"""Fits of kinetic models to many curves, with or without a delay; the common delay of a tumour."""
 
 from __future__ import annotations
 
@@ -28,13 +25,18 @@ from nanopinn.imaging.least_squares import (
 
 @dataclass(frozen=True)
 class KineticFit:
-    """Parameters ``(n, p)`` (flows in 1/s, with a fitted delay in s as the last), covariance ``(n,
-    p, p)``, and how each fit went.
+    """Fits of ``n`` curves.
 
     Attributes:
-        names: of the parameters. at_bound: ``(n, p)`` bool. converged: ``(n,)`` bool. r2, aicc:
-            ``(n,)``.
-        residual_sd: ``(n,)`` mM. curves: ``(n, t)`` mM, fitted.
+        names: of the parameters.
+        parameters: ``(n, p)``; flows in 1/s; a fitted delay (s) is the last.
+        covariance: ``(n, p, p)``.
+        at_bound: ``(n, p)`` bool.
+        converged: ``(n,)`` bool.
+        r2: coefficient of determination, ``(n,)``.
+        aicc: corrected Akaike information criterion, ``(n,)``.
+        residual_sd: ``(n,)``, mM.
+        curves: fitted curves, ``(n, t)``, mM.
     """
 
     names: tuple[str, ...]
@@ -59,17 +61,18 @@ def fit_kinetics(
     iterations: int = 100,
     chunk: int = 16384,
 ) -> KineticFit:
-    """Fit every curve ``(n, t)``; memory is bounded by ``chunk`` curves at a time.
-
-    A curve that is not finite gives NaN and touches no other.
+    """Fit a model to every curve; a curve that is not finite gives NaN.
 
     Args:
-        shared: ``(n, t)`` or ``(n, k, t)``, one standard deviation of each of ``k`` errors that all
-            frames of a curve share; they widen the covariance beyond what the frames' own noise
-            gives.
-        prior: on the parameters, without a delay.
-        delay_window_s: fit each voxel's arrival too, within this of the curve's, either way; None:
-            it arrives with it.
+        model: kinetic model.
+        C: tissue concentration, ``(n, t)``, mM.
+        curve: plasma curve and frames.
+        shared: effect of one standard deviation of each of ``k`` errors that all frames of a curve
+            share, ``(n, t)`` or ``(n, k, t)``, mM; added to the covariance.
+        prior: of the parameters, without a delay.
+        delay_window_s: fit the delay of every curve too, within this either way, s; None: no delay.
+        iterations: largest number of steps.
+        chunk: curves that are fitted together, which bounds the memory.
     """
     common = (
         C.new_zeros((len(C), 0, C.shape[1]))
@@ -137,7 +140,7 @@ def _parameter_bounds(model: KineticModel, C: Tensor, window: float | None) -> B
 def _initial_guesses_with_delay(
     model: KineticModel, C: Tensor, curve: InputCurve, window: float
 ) -> tuple[Tensor, ...]:
-    """One start: of a few arrivals, the one whose fit at fixed arrival is best."""
+    """Initial parameters and delay: the best of fits at a few fixed delays."""
     everyone = torch.ones(len(C), dtype=torch.bool, device=C.device)
     bounds, best = _parameter_bounds(model, C, None), None
     for shift in torch.linspace(-0.9 * window, 0.9 * window, 9).tolist():
@@ -155,7 +158,7 @@ def _initial_guesses_with_delay(
 def _evaluate_delayed(
     model: KineticModel, curve: InputCurve, shift: float, parameters: Tensor, which: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Curves and Jacobian with the input later by ``shift``; a table of its own pays for more
+    """Curves and Jacobian with the input delayed by ``shift``; a separate table is faster for more
     voxels than it has nodes.
     """
     if len(parameters) > ExponentialTable.nodes:
@@ -203,8 +206,13 @@ def _summarise_fit(
 
 
 def aicc(rss: Tensor, frames: int, parameters: int) -> Tensor:
-    """Akaike's criterion with the correction for short series (Hurvich and Tsai 1989); the noise
-    counts as a parameter.
+    """Akaike information criterion corrected for short series (Hurvich and Tsai 1989, Biometrika
+    76:297).
+
+    Args:
+        rss: residual sum of squares, ``(n,)``.
+        frames: number of data points.
+        parameters: number of parameters, to which the noise is added.
     """
     k = parameters + 1
     if frames - k - 1 <= 0:
@@ -218,7 +226,7 @@ def aicc(rss: Tensor, frames: int, parameters: int) -> Tensor:
 
 Array = NDArray[np.float64]
 
-#: The tumour's arrival is sought within this of the artery's, either way: a frame or two of most
+#: Search range of the delay between artery and tumour, either way, s: a frame or two of most
 #: protocols.
 DELAY_WINDOW_S = 12.0
 
@@ -230,14 +238,17 @@ def fit_delay(
     frame_times_s: Array,
     window_s: float = DELAY_WINDOW_S,
 ) -> float:
-    """Shift of the plasma curve with which a model best fits a sample of voxels, each by itself, s.
+    """Common delay of a sample of voxels, s, each fitted with parameters of its own.
 
-    A mean curve would not do: a mixture of voxels is no Tofts curve, and a delay would make up for
-    it.
+    The mean curve is not fitted, because a mixture of voxels is not described by one model, and the
+    delay would be biased.
 
     Args:
-        curves: ``(t, n)`` mM, finite.
-        window_s: the shift is sought within this, either way.
+        model: kinetic model.
+        aif: plasma curve.
+        curves: finite tissue curves, ``(t, n)``, mM.
+        frame_times_s: ``(t,)``, s.
+        window_s: search range either way, s.
     """
     pick = np.linspace(0, curves.shape[1] - 1, min(200, curves.shape[1])).astype(int)
     C, curve = torch.as_tensor(curves[:, pick].T.copy()), InputCurve(aif, frame_times_s)

@@ -1,4 +1,4 @@
-"""The convolution against adaptive quadrature, automatic differentiation and its own invariances."""
+"""The convolution against adaptive quadrature, automatic differentiation and invariances."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_slope_equals_central_differences() -> None:
 
 
 def test_table_is_exact_to_1e_8_of_the_curve_between_its_nodes() -> None:
-    table = ExponentialTable.at(TIMES, VALUES, AT)
+    table = ExponentialTable.from_curve(TIMES, VALUES, AT)
     low, high = np.log(table.lowest), np.log(table.highest)
     rates = torch.as_tensor(np.exp(np.random.default_rng(0).uniform(low, high, 3000)))
     exact, exact_slope = convolve_exponential_with_derivative(TIMES, VALUES, rates, AT)

@@ -1,4 +1,7 @@
-"""Extended Tofts model (Tofts 1997, JMRI 7:91): ``I(t) = vp delta(t) + Ktrans exp(-Ktrans/ve t)``."""
+"""Extended Tofts model (Tofts 1997, JMRI 7:91).
+
+I(t) = vp delta(t) + Ktrans exp(-Ktrans/ve t)
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Steady state: ``I(t) = vp delta(t)``. Tissue shows the plasma curve and nothing else; the
-fallback of selection.
-"""
+"""Steady state: ``I(t) = vp delta(t)``, tissue with plasma alone."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Two-compartment uptake model (Sourbron 2009, MRM 62:672): plasma with finite flow, nothing comes
-back during the scan.
+"""Two-compartment uptake model (Sourbron 2009, MRM 62:672): plasma with finite flow, no washout
+within the scan.
 
 I(t) = Fp exp(-t/Tp) + Ktrans (1 - exp(-t/Tp)),    Tp = vp/(Fp + PS),    Ktrans = Fp PS/(Fp + PS)
 """
@@ -20,7 +20,7 @@ DERIVED: tuple[str, ...] = ("Ktrans",)
 
 
 def impulse_response(parameters: Tensor) -> ImpulseResponse:
-    """Fp, PS (1/s) and vp, ``(n, 3)``; the exponentials are the plasma's and one that never decays."""
+    """Response of Fp, PS (1/s) and vp, ``(n, 3)``; the second rate is 0."""
     Fp, PS, vp = parameters.unbind(1)
     zero, one = torch.zeros_like(Fp), torch.ones_like(Fp)
     Ktrans, by_F, by_PS = ktrans_of_flow_limited_exchange(Fp, PS)
