@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# A SLURM of one node on this machine, for trying --profile slurm without a cluster; as root, needs no systemd.
+# Start SLURM with one node on this machine, to test --profile slurm without a cluster. Needs root, but no systemd.
 #   apt-get install -y --no-install-recommends slurm-wlm munge
 #   pipelines/slurm_on_loopback.sh start DIR
 #   nanopinn cohort BIDS OUT --profile slurm --snakemake '--slurm-status-command squeue --slurm-no-account'
 #   pipelines/slurm_on_loopback.sh stop DIR
-# It is found through a link /etc/slurm/slurm.conf: jobs do not inherit SLURM_CONF. A machine that has a SLURM already is refused.
+# The configuration is a link /etc/slurm/slurm.conf, because jobs do not inherit SLURM_CONF. A machine with SLURM is refused.
 set -euo pipefail
 what=${1:?start or stop} dir=$(realpath -m "${2:?a folder for its state}")
 link=/etc/slurm/slurm.conf
 host=$(hostname -s) port=${SLURM_PORT:-$((20000 + RANDOM % 10000))}
 
 start() {
-  [ ! -e $link ] || { echo "$link is there: this machine has a SLURM" >&2; exit 1; }
+  [ ! -e $link ] || { echo "$link exists: this machine has SLURM already" >&2; exit 1; }
   mkdir -p "$dir/state" "$dir/spool"
   chmod 755 "$dir"
   head -c 1024 /dev/urandom > "$dir/munge.key"
   chmod 400 "$dir/munge.key"
   munged --force --key-file "$dir/munge.key" --socket "$dir/munge.socket" --pid-file "$dir/munged.pid" \
     --log-file "$dir/munged.log" --seed-file "$dir/munge.seed"
-  # no control groups (another may hold them), no accounting: squeue tells how jobs end, for MinJobAge seconds
+  # no control groups (they may be in use) and no accounting; squeue reports ended jobs for MinJobAge seconds
   cat > "$dir/slurm.conf" <<CONF
 ClusterName=loopback
 SlurmctldHost=$host(127.0.0.1)
@@ -55,7 +55,7 @@ CONF
     [ "$(sinfo -h -o %t 2>/dev/null)" = idle ] && return
     sleep 0.5
   done
-  echo "SLURM did not come up; see $dir/*.log" >&2
+  echo "SLURM did not start; see $dir/*.log" >&2
   return 1
 }
 

@@ -1,3 +1,1 @@
-"""The napari plugin: a face of the package. It calls public functions in a process of its own and
-shows what they wrote.
-"""
+"""The napari plugin: it runs the package in a worker process and shows the results as layers."""

@@ -1,4 +1,4 @@
-"""The line of the command line that repeats what was done."""
+"""The command line that repeats a run of the panel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-#: Fields of the inputs, and the options that stand for them.
+#: Option of each input.
 _OPTIONS = {
     "dce": "--dce",
     "cest": "--cest",
@@ -27,8 +27,14 @@ _OVERRIDES = {
 
 
 def format_command_line(request: Mapping[str, Any], out: str) -> str:
-    """``nanopinn fit ...``, ``maps ...`` or ``simulate ...`` of a request to the worker, quoted for
-    a shell.
+    """Format the command that repeats a request: ``nanopinn fit``, ``maps`` or ``simulate``.
+
+    Args:
+        request: Request to the worker.
+        out: Result folder.
+
+    Returns:
+        The command, quoted for a shell.
     """
     if request["kind"] == "arms":
         return shlex.join([*_simulate(request), "--out", out])

@@ -1,4 +1,4 @@
-"""What is missing or wrong with an input, in words, before anything runs."""
+"""Checks of the inputs before a run: what is missing or wrong, as a message."""
 
 from __future__ import annotations
 
@@ -16,21 +16,26 @@ from nanopinn.napari_plugin.sources import Source, plugin_metadata
 
 @dataclass(frozen=True)
 class InputCheck:
-    """Whether an input can be used, and what is to be said about it."""
+    """Result of a check.
+
+    Attributes:
+        usable: Whether the input can be used.
+        message: Message to show; empty if there is none.
+    """
 
     usable: bool
     message: str
 
 
-#: Nothing was given where nothing has to be.
+#: Result for an optional input that is not given.
 NO_MESSAGE = InputCheck(True, "")
 
 
-def dce(source: Source | None, overrides: Mapping[str, Any]) -> InputCheck:
-    """The dynamic series: its axes, its frames, its timing, TR and flip angle."""
+def check_series(source: Source | None, overrides: Mapping[str, Any]) -> InputCheck:
+    """Check axes, frames, timing, TR and flip angle of the dynamic series."""
     if source is None:
         return InputCheck(
-            False, "Needed: a series (t, z, y, x). File > Open Sample > nanopinn has one."
+            False, "Required: a series (t, z, y, x). File > Open Sample > nanopinn has an example."
         )
     wrong = _check_image_axes(source, (4,), "a series has four axes (t, z, y, x)")
     if wrong is not None:
@@ -39,7 +44,7 @@ def dce(source: Source | None, overrides: Mapping[str, Any]) -> InputCheck:
 
     frames = shape_of(source)[0]
     if frames < 6:
-        return InputCheck(False, f"{frames} frames are too few: at least 6.")
+        return InputCheck(False, f"The series has {frames} frames; at least 6 are required.")
     try:
         found = load_acquisition(_path(source), frames, _pixdim4(source), overrides)
     except InputError as error:
@@ -51,27 +56,24 @@ def dce(source: Source | None, overrides: Mapping[str, Any]) -> InputCheck:
     return InputCheck(True, f"{frames} frames, {t[0]:g} to {t[-1]:g} s; {scan}.")
 
 
-def ph(source: Source | None, assumed: str) -> InputCheck:
-    """pH map or Z-spectra."""
+def check_ph(source: Source | None, assumed: str) -> InputCheck:
+    """Check the pH map or the Z-spectra."""
     if source is None:
-        words = (
-            "The fit needs a pH: a map, Z-spectra, or a value below."
-            if not assumed.strip()
-            else "One value for the whole tumour."
-        )
-        return InputCheck(True, words)
+        if assumed.strip():
+            return InputCheck(True, "One value for the whole tumour.")
+        return InputCheck(True, "The fit needs a pH: a map, Z-spectra, or a value below.")
     wrong = _check_image_axes(source, (3, 4, 5), "a pH map has three axes, Z-spectra have four")
     if wrong is not None:
         return wrong
     return InputCheck(
-        True, "A pH map." if len(shape_of(source)) == 3 else "Z-spectra; pH from their offsets."
+        True, "This is a pH map." if len(shape_of(source)) == 3 else "These are Z-spectra."
     )
 
 
-def mask(source: Source | None, series: Source | None) -> InputCheck:
-    """The tumour."""
+def check_mask(source: Source | None, series: Source | None) -> InputCheck:
+    """Check the tumour mask."""
     if source is None:
-        return InputCheck(True, "Automatic: the largest region that enhances; it is reported.")
+        return InputCheck(True, "Automatic: the largest enhancing region. It is reported.")
     try:
         shape = shape_of(source)
     except InputError as error:
@@ -79,14 +81,14 @@ def mask(source: Source | None, series: Source | None) -> InputCheck:
     if len(shape) < 3:
         return InputCheck(False, f"{source.name} has {len(shape)} axes; a mask has three.")
     if source.layer is not None and not np.asarray(source.layer.data).any():
-        return InputCheck(False, f"{source.name} is empty: paint the tumour first.")
+        return InputCheck(False, f"{source.name} is empty. Paint the tumour first.")
     if series is None or shape[-3:] == shape_of(series)[-3:]:
         return NO_MESSAGE
-    return InputCheck(True, "Lies on another grid than the series and is resampled.")
+    return InputCheck(True, "The mask is on another grid than the series and is resampled.")
 
 
-def volumes(sources: list[Source], what: str, key: str) -> InputCheck:
-    """A set of volumes that each need a key in their sidecar."""
+def check_volumes(sources: list[Source], what: str, key: str) -> InputCheck:
+    """Check volumes that each need a key in their sidecar."""
     from nanopinn.io.volumes import read_sidecar
 
     for s in sources:
@@ -100,32 +102,32 @@ def volumes(sources: list[Source], what: str, key: str) -> InputCheck:
         )
         if key not in (side or {}):
             return InputCheck(
-                False, f"{s.name} lacks {key}: write it into the JSON beside the file."
+                False, f"{s.name} lacks {key}. Add it to the JSON sidecar of the file."
             )
     return InputCheck(True, f"{len(sources)} volumes." if sources else "")
 
 
-def t1(sources: list[Source], value: str) -> InputCheck:
-    """Native T1: a flip-angle set or a value."""
+def check_t1(sources: list[Source], value: str) -> InputCheck:
+    """Check the native T1: a flip-angle set or a value."""
     if sources:
-        found = volumes(sources, "flip-angle set", "FlipAngle")
+        found = check_volumes(sources, "flip-angle set", "FlipAngle")
         return (
             InputCheck(True, f"From the flip-angle set: {found.message}") if found.usable else found
         )
     if not value.strip():
-        return InputCheck(True, "Without T1 one is assumed, and told.")
+        return InputCheck(True, "Without T1 a default value is assumed and reported.")
     try:
         good = 0.05 < float(value) < 10
     except ValueError:
         good = False
-    return InputCheck(good, "" if good else "T1 is a number of s, as 1.4.")
+    return InputCheck(good, "" if good else "T1 is a number in s, such as 1.4.")
 
 
 def shape_of(source: Source) -> tuple[int, ...]:
-    """Shape as napari has it.
+    """Shape of an input in napari's order of axes.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: The file cannot be read.
     """
     if source.layer is not None:
         return tuple(int(n) for n in source.layer.data.shape)
@@ -140,11 +142,11 @@ def shape_of(source: Source) -> tuple[int, ...]:
 
 
 def _check_image_axes(source: Source, axes: tuple[int, ...], expected: str) -> InputCheck | None:
-    """Why a source is no image of so many axes; None if it is one."""
+    """Message if a source is not an image with one of these numbers of axes; otherwise None."""
     kind = "image" if source.layer is None else source.layer._type_string
     if kind != "image":
         return InputCheck(
-            False, f"{source.name} is a {kind} layer, which holds no signal: choose an image."
+            False, f"{source.name} is a {kind} layer, which holds no signal. Choose an image."
         )
     try:
         found = len(shape_of(source))
@@ -161,7 +163,7 @@ def _path(source: Source) -> Path:
 
 
 def _pixdim4(source: Source) -> float:
-    """Frame spacing that the header gives, s."""
+    """Frame spacing in the header, s."""
     if source.layer is not None:
         units = str(source.layer.units[0]) if len(source.layer.units) == 4 else ""
         return float(source.layer.scale[0]) if units in ("s", "second") else float("nan")
@@ -171,7 +173,7 @@ def _pixdim4(source: Source) -> float:
 
 
 def _nifti(path: Path) -> Any:
-    """A file's header; its data stay on disk."""
+    """Open a file without reading its data."""
     import nibabel as nib
 
     return nib.Nifti1Image.from_filename(path)

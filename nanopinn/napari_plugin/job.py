@@ -1,9 +1,8 @@
-"""The process in which the package works for the window: one request in, progress and one answer
-out, a JSON line each.
+"""The worker process: it reads one request and writes progress and one reply, as JSON lines.
 
-A process rather than a thread: torch holds Python's lock for long stretches, in which a window
-would stand still, and a process can be ended at once without leaving anything half done. Started
-early, it has its imports behind it when it is asked.
+The work runs in a process, because torch would block the window from a thread for long times, and
+because a process can be ended at once without leaving incomplete files. It is started before the
+request, so that its imports are done in time.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ SendMessage = Callable[[dict[str, Any]], None]
 
 
 def main() -> None:
-    """Import, wait for a request on standard input, do it, answer on standard output, end."""
+    """Wait for a request on standard input, run it, and reply on standard output."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints must not stand among the answers
+    os.dup2(2, 1)  # text that a library prints must not mix with the replies
 
     def send(message: dict[str, Any]) -> None:
         out.write(json.dumps(message) + "\n")
@@ -39,20 +38,13 @@ def main() -> None:
 
 
 def handle_request(request: dict[str, Any], send: SendMessage) -> None:
-    """Do what is asked; whatever goes wrong is said in words."""
-    from nanopinn.errors import NanopinnError
+    """Run a request, and send its reply or the message of its error."""
     from nanopinn.napari_plugin.notify import format_for_panel
 
     try:
         send({"done": REQUEST_HANDLERS[request["kind"]](request, _progress(send))})
-    except NanopinnError as error:
+    except Exception as error:  # also a bug is reported as a message
         send({"failed": format_for_panel(error)})
-    except OSError as error:
-        send({"failed": f"A file cannot be read or written: {error.strerror or error}."})
-    except MemoryError:
-        send({"failed": "There is not enough memory for this study."})
-    except Exception as error:  # a bug of ours, told as the command line tells it
-        send({"failed": f"Internal error: {type(error).__name__}: {error}. Please report it."})
 
 
 def _progress(send: SendMessage) -> Progress:
@@ -69,7 +61,7 @@ def _progress(send: SendMessage) -> Progress:
 
 
 def run_maps_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """The imaging alone: its folder, and the curves of its voxels."""
+    """Compute the maps; write the result folder and the voxel curves."""
     from nanopinn.imaging.inputs import ImagingInputs
     from nanopinn.imaging.parametric_maps import format_imaging_summary
     from nanopinn.report.imaging_folder import write_imaging
@@ -88,7 +80,7 @@ def run_maps_request(request: dict[str, Any], progress: Progress) -> dict[str, A
 
 
 def run_fit_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """A fit: its result folder, and the curves of its voxels."""
+    """Run a fit; write the result folder and the voxel curves."""
     from nanopinn.imaging.inputs import ImagingInputs
     from nanopinn.report.fit_summary import format_summary
     from nanopinn.settings import FitSettings
@@ -108,7 +100,7 @@ def run_fit_request(request: dict[str, Any], progress: Progress) -> dict[str, An
 
 
 def run_arms_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Arms of treatment through the tumour of a fit: the folder of their comparison."""
+    """Compare treatment arms in the tumour of a fit; write the result folder."""
     from nanopinn.cli.option_syntax import parse_arm_entries
     from nanopinn.report.comparison_folder import write_comparison
     from nanopinn.report.treatment_summary import format_comparison
@@ -127,7 +119,7 @@ def run_arms_request(request: dict[str, Any], progress: Progress) -> dict[str, A
 
 
 def run_sample_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """A small synthetic study."""
+    """Simulate the sample study."""
     from nanopinn.phantoms.synthetic_study import make_phantom
     from nanopinn.settings import PhantomSettings
 
@@ -141,7 +133,7 @@ def run_sample_request(request: dict[str, Any], progress: Progress) -> dict[str,
 
 
 def write_voxel_curves(folder: Path, imaging: ImagingMaps) -> None:
-    """What a click on a voxel shows: measured and fitted concentration, status, arterial input."""
+    """Write the curves that a click on a voxel shows: concentration, fit, status and input."""
     folder.mkdir(parents=True)
     np.save(folder / "measured.npy", imaging.concentration_mM.astype(np.float32))
     np.save(folder / "fitted.npy", imaging.kinetics.curves_mM.astype(np.float32))

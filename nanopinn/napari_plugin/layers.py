@@ -1,13 +1,10 @@
-"""Where voxels lie in napari: axes (z, y, x) in mm along the axes of the scan, not of the scanner.
+"""Layers for napari: orientation and coordinates, maps, series, vectors, and treatment arms.
 
-An oblique scan would be cut askew if napari's world were the scanner's. So the world is the
-scanner's, turned so that the scan's own axes are its axes: ``w = R^-1 (A v)`` with ``A`` the affine
-and ``R`` its axes of unit length. Volumes that are parallel lie on one another; the affine itself
-travels in the layer's metadata, and files are written with it.
-
-Layers as napari takes them: data, looks and what is known of them.
-
-Arms of treatment as layers: one tumour beside the other, on one slider, in one colour scale.
+Axes are (z, y, x) in mm along the axes of the scan, because napari would cut an oblique scan
+askew along the axes of the scanner. The world is ``w = R^-1 (A v)`` with the affine ``A`` and the
+unit vectors ``R`` of its axes. Parallel volumes overlay correctly. The affine itself is kept in the
+metadata of the layer, and files are written with it. Treatment arms are shown next to each other,
+with one time slider and one colour scale.
 """
 
 from __future__ import annotations
@@ -22,40 +19,50 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.physics.cell_kill import KILL_MODELS
-
 Array = NDArray[np.float64]
 
-#: A frame that lasts longer than any scan: what is no function of the scan's time is shown at all
-#: of it.
+#: Duration of the only frame of a layer that does not depend on the time of the scan, s: longer
+#: than any scan, so that the layer is shown at all times.
 STATIC_FRAME_S = 1e6
 
 _AXIS_REVERSAL = np.eye(4)[[2, 1, 0, 3]]
 
 
 def spacing_mm(affine: Array) -> Array:
-    """Voxel edges along x, y, z, ``(3,)``."""
+    """Voxel size along x, y, z ``(3,)``, mm."""
     return np.asarray(np.linalg.norm(affine[:3, :3], axis=0))
 
 
 def voxel_axis_directions(affine: Array) -> Array:
-    """Directions of the voxel axes in the scanner, ``(4, 4)`` without shift."""
+    """Directions of the voxel axes in the scanner ``(4, 4)``, without translation."""
     turned = np.eye(4)
     turned[:3, :3] = affine[:3, :3] / spacing_mm(affine)
     return turned
 
 
 def layer_transform(affine: Array) -> dict[str, Any]:
-    """``scale`` and ``translate`` of a layer ``(z, y, x)``, mm."""
+    """Properties ``scale`` and ``translate`` of a layer ``(z, y, x)``, mm."""
     inside = np.linalg.inv(voxel_axis_directions(affine)) @ affine
     return {"scale": tuple(spacing_mm(affine)[::-1]), "translate": tuple(inside[:3, 3][::-1])}
 
 
-def affine_to_reference_world(affine: Array, reference: Array) -> Array:
-    """Affine ``(4, 4)``, in ``(z, y, x)``, by which a layer on any grid comes to lie in the world
-    of a reference scan.
+def world_to_index(position: Any, affine: Array) -> Array:
+    """Fractional index ``(z, y, x)`` of a position in the world ``(..., z, y, x)``, mm."""
+    transform = layer_transform(affine)
+    offset = np.asarray(position, dtype=float)[-3:] - transform["translate"]
+    return np.asarray(offset / np.asarray(transform["scale"]))
 
-    It stands before the layer's own scale and shift, as napari's ``affine`` does.
+
+def affine_to_reference_world(affine: Array, reference: Array) -> Array:
+    """Affine of a layer on any grid in the world of a reference scan.
+
+    Args:
+        affine: Affine of the layer to RAS mm ``(4, 4)``.
+        reference: Affine of the reference scan ``(4, 4)``.
+
+    Returns:
+        Affine ``(4, 4)`` in ``(z, y, x)``, applied after the scale and translation of the layer, as
+        napari does.
     """
     own = layer_transform(affine)
     inside = np.eye(4)
@@ -70,7 +77,8 @@ def ras_affine(data_to_world: Array, reference: Array) -> Array:
     """Affine to RAS mm of a layer in the world of a reference scan.
 
     Args:
-        data_to_world: ``(4, 4)`` of the layer's last three axes, ``(z, y, x)``.
+        data_to_world: Affine ``(4, 4)`` of the layer's last three axes, ``(z, y, x)``.
+        reference: Affine of the reference scan ``(4, 4)``.
     """
     return np.asarray(
         voxel_axis_directions(reference) @ _AXIS_REVERSAL @ data_to_world @ _AXIS_REVERSAL
@@ -78,22 +86,25 @@ def ras_affine(data_to_world: Array, reference: Array) -> Array:
 
 
 def to_napari_axes(values: NDArray[Any]) -> NDArray[Any]:
-    """``(..., x, y, z)`` as napari wants it, ``(..., z, y, x)``."""
+    """Reorder axes from ``(..., x, y, z)`` to ``(..., z, y, x)``."""
     return np.swapaxes(values, -1, -3)
 
 
 def from_napari_axes(data: NDArray[Any]) -> NDArray[Any]:
-    """The inverse of :func:`shown`; an axis that only stood for all times is dropped."""
+    """Invert :func:`to_napari_axes`; the single frame of a static layer is dropped."""
     values = np.swapaxes(np.asarray(data), -1, -3)
     return values[:, 0] if values.ndim == 5 and values.shape[1] == 1 else values
 
 
 LayerData = tuple[Any, dict[str, Any], str]
 
-#: Key of a layer's metadata under which the plugin keeps what it knows.
+#: Key of the plugin's entries in the metadata of a layer.
 METADATA_KEY = "nanopinn"
 
-#: Colour map of each quantity, and whether its scale begins at zero.
+#: Maps of a result folder that are no physical quantities.
+TECHNICAL_MAPS = ("status", "AICc", "model", "pH_validity", "aif_voxels")
+
+#: Colour map of each quantity, and whether its colour scale begins at zero.
 LOOKS = {
     "Ktrans": ("inferno", True),
     "ve": ("viridis", True),
@@ -109,17 +120,17 @@ LOOKS = {
 
 
 def format_layer_name(name: str, unit: str) -> str:
-    """Name and unit, as the layer list shows them."""
+    """Name and unit for the layer list."""
     return name if unit in ("", "1") else f"{name} ({unit})"
 
 
 def layer_metadata(affine: Array, **known: Any) -> dict[str, Any]:
-    """Metadata of a layer: its affine, and all else that is known."""
+    """Metadata of a layer: its affine and further entries."""
     return {METADATA_KEY: {"affine": np.asarray(affine, dtype=np.float64), **known}}
 
 
 def contrast_limits(values: NDArray[Any], from_zero: bool) -> tuple[float, float]:
-    """Contrast limits that single voxels do not set."""
+    """Contrast limits from the 1st and 99th percentile."""
     finite = values[np.isfinite(values)]
     if finite.size == 0:
         return 0.0, 1.0
@@ -131,13 +142,13 @@ def contrast_limits(values: NDArray[Any], from_zero: bool) -> tuple[float, float
 def map_layer(
     values: Array, affine: Array, name: str, unit: str, *, visible: bool = False, **known: Any
 ) -> LayerData:
-    """A map ``(x, y, z)``; where it is NaN, what lies below is seen."""
+    """Layer of a map ``(x, y, z)``; it is transparent where it is NaN."""
     base = name.removesuffix("_std")
     colours, from_zero = LOOKS.get(base, ("viridis", False))
     if name.endswith("_std"):
         colours, from_zero = "gray", True
     looks = {
-        "name": format_layer_name(name.replace("_std", " sd"), unit),
+        "name": format_layer_name(name.replace("_std", " SD"), unit),
         "colormap": colours,
         "contrast_limits": contrast_limits(values, from_zero),
         "blending": "translucent",
@@ -153,7 +164,7 @@ def map_layer(
 def series_layer(
     values: NDArray[Any], affine: Array, name: str, spacing_s: float | None, **known: Any
 ) -> LayerData:
-    """A dynamic series ``(t, x, y, z)``; without even frames its time axis counts them."""
+    """Layer of a dynamic series ``(t, x, y, z)``; uneven frames are numbered."""
     place = layer_transform(affine)
     looks = {
         "name": name,
@@ -179,11 +190,17 @@ def stack_layer(
     visible: bool = False,
     **known: Any,
 ) -> LayerData:
-    """Volumes ``(n, x, y, z)`` along an axis of their own beside the scan's time: hours after a
-    dose, saturation offsets.
+    """Layer of volumes ``(n, x, y, z)`` along an axis besides the time of the scan.
 
     Args:
-        at: what each volume is of, in words.
+        values: Values ``(n, x, y, z)``.
+        affine: Affine of the image ``(4, 4)``.
+        name: Name of the layer.
+        axis: Name of the axis, such as hours after the dose or saturation offsets.
+        at: Label of each volume.
+        unit: Unit of the values.
+        visible: Whether the layer is shown at once.
+        known: Further metadata.
     """
     place = layer_transform(affine)
     looks = {
@@ -202,7 +219,7 @@ def stack_layer(
 
 
 def mask_layer(mask: NDArray[Any], affine: Array, name: str = "mask", **known: Any) -> LayerData:
-    """A tumour as an outline that can be edited."""
+    """Layer of a tumour mask, as an outline that can be edited."""
     looks = {
         "name": name,
         "opacity": 0.8,
@@ -217,8 +234,9 @@ def mask_layer(mask: NDArray[Any], affine: Array, name: str = "mask", **known: A
 def vectors_layer(
     values: Array, affine: Array, name: str, unit: str, *, visible: bool = True, **known: Any
 ) -> LayerData:
-    """Vectors ``(3, x, y, z)`` along the voxel axes, drawn in mm; the fast ones (95th percentile)
-    are a voxel and a half long.
+    """Layer of vectors ``(3, x, y, z)`` along the voxel axes.
+
+    A vector at the 95th percentile of the speed is drawn 1.5 voxels long.
     """
     speed = np.linalg.norm(values, axis=0)
     where = np.argwhere(np.isfinite(speed) & (speed > 0))
@@ -245,29 +263,29 @@ def vectors_layer(
     return data, looks, "vectors"
 
 
-#: What can be shown of the arms, where it lies in an arm's folder, and words for it; the first is
-#: shown first.
+#: Quantities of the treatment arms: file in the folder of the arm, and description. The first is
+#: shown first. The names of the kill models equal those of the physics, whose import is too slow
+#: for the window.
 QUANTITIES = {
-    "fields/intracellular": "drug in cells",
+    "fields/intracellular": "intracellular drug",
     "fields/free": "free drug",
-    "fields/encapsulated": "drug in carriers",
-    **{
-        f"maps/lethal_beyond_{key}": f"lethal fraction far from vessels, {model.name}"
-        for key, model in KILL_MODELS.items()
-    },
-    "maps/lethal_all_peak": f"lethal fraction of all cells, {KILL_MODELS['peak'].name}",
+    "fields/encapsulated": "encapsulated drug",
+    "maps/lethal_beyond_peak": "lethal fraction far from vessels, Hill (C_max) model",
+    "maps/lethal_beyond_rate": "lethal fraction far from vessels, time-integrated E_max model",
+    "maps/lethal_beyond_area": "lethal fraction far from vessels, AUC model",
+    "maps/lethal_all_peak": "lethal fraction of all cells, Hill (C_max) model",
 }
-#: From one arm to the next, in widths of the image.
+#: Distance from one arm to the next, in widths of the image.
 STEP = 1.1
 
 
 def is_comparison(folder: Path) -> bool:
-    """Whether a folder is of several arms."""
+    """Whether a folder is the result of a comparison of arms."""
     return (folder / "comparison.json").is_file()
 
 
 def comparison_layer_readers(folder: Path) -> list[Callable[[], LayerData]]:
-    """What reads each layer of a comparison, quantity by quantity, the first one on top."""
+    """Functions that read each layer of a comparison, the first quantity on top."""
     arms = list(json.loads((folder / "comparison.json").read_text(encoding="utf-8"))["arms"])
     found: list[Callable[[], LayerData]] = []
     for quantity in reversed(QUANTITIES):
@@ -279,9 +297,9 @@ def comparison_layer_readers(folder: Path) -> list[Callable[[], LayerData]]:
 
 
 def _layer(
-    folder: Path, arm: str, place: int, quantity: str, together: tuple[str, ...]
+    folder: Path, arm: str, arm_index: int, quantity: str, arms: tuple[str, ...]
 ) -> LayerData:
-    """One quantity of one arm, in the colour scale that all arms share."""
+    """Layer of one quantity of one arm, with the colour scale of all arms."""
     from nanopinn.io.volumes import read_array, read_sidecar
 
     path = folder / arm / f"{quantity}.nii.gz"
@@ -292,8 +310,8 @@ def _layer(
         "folder": str(folder),
         "file": str(path),
         "arm": arm,
-        "place": place,
-        "shows": quantity,
+        "arm_index": arm_index,
+        "quantity_path": quantity,
         "description": side["Description"],
     }
     name = f"{arm}: {QUANTITIES[quantity]}"
@@ -312,35 +330,38 @@ def _layer(
     else:
         made = map_layer(values, affine, name, unit, visible=first, **known)
     looks = made[1]
-    everything = [
+    all_values = [
         values,
-        *(read_array(folder / a / f"{quantity}.nii.gz")[0] for a in together if a != arm),
+        *(read_array(folder / a / f"{quantity}.nii.gz")[0] for a in arms if a != arm),
     ]
-    whole = quantity.startswith("maps/lethal")
+    is_fraction = quantity.startswith("maps/lethal")
     looks["contrast_limits"] = (
         (0.0, 1.0)
-        if whole
-        else contrast_limits(np.concatenate([v.ravel() for v in everything]), True)
+        if is_fraction
+        else contrast_limits(np.concatenate([v.ravel() for v in all_values]), True)
     )
     looks["translate"] = (
         *looks["translate"][:-1],
-        looks["translate"][-1] + place * STEP * _width(values.shape, affine),
+        looks["translate"][-1] + arm_index * STEP * _width(values.shape, affine),
     )
     return made
 
 
 def _width(shape: tuple[int, ...], affine: NDArray[Any]) -> float:
-    """Of the image along x, mm."""
+    """Width of the image along x, mm."""
     return float(shape[0] * spacing_mm(affine)[0])
 
 
 @dataclass(frozen=True)
 class ClusterCurves:
-    """Penetration curves of the groups of voxels of a comparison.
+    """Penetration curves of the clusters of voxels of a comparison.
 
     Attributes:
-        number: group of every voxel ``(x, y, z)``, -1 outside. distance_um: ``(d,)``.
-        curves: by arm, median, low and high ``(group, d, 3)``, ng/1e5 cells.
+        affine: Affine of the image ``(4, 4)``.
+        labels: Index of the cluster of each voxel ``(x, y, z)``, -1 outside the tumour.
+        distance_um: Distance from the vessel wall ``(d,)``, um.
+        curves: Peak intracellular concentration by arm ``(cluster, d, 3)``, ng/1e5 cells: median,
+            low and high.
     """
 
     affine: NDArray[np.float64]
@@ -348,36 +369,32 @@ class ClusterCurves:
     distance_um: NDArray[np.float64]
     curves: dict[str, NDArray[np.float64]]
 
-    @classmethod
-    def of(cls, folder: Path) -> ClusterCurves:
-        """Of a comparison's folder.
-
-        Raises:
-            InputError: its volume of groups is broken.
-        """
-        from nanopinn.io.safe_open import read_text
-        from nanopinn.io.volumes import read_array
-
-        values, affine, _ = read_array(folder / "groups.nii.gz")
-        heads, *rows = [
-            line.split("\t") for line in read_text(folder / "penetration_groups.tsv").splitlines()
-        ]
-        table = np.array(rows, dtype=float)
-        groups = int(table[:, 0].max()) + 1
-        table = table.reshape(groups, -1, len(heads))
-        arms = [h.removesuffix("_median") for h in heads if h.endswith("_median")]
-        curves = {arm: table[:, :, 2 + 3 * i : 5 + 3 * i] for i, arm in enumerate(arms)}
-        return cls(affine, values.round().astype(np.int64), table[0, :, 1], curves)
-
     def voxel_at(self, position: Any) -> tuple[int, int, int] | None:
-        """Voxel at a position in the world, in whichever arm's picture; None beside the tumour."""
-        place = layer_transform(self.affine)
-        z, y, x = (np.asarray(position, dtype=float)[-3:] - place["translate"]) / np.asarray(
-            place["scale"]
-        )
+        """Voxel at a position in the world, in the image of any arm; None outside the tumour."""
+        z, y, x = world_to_index(position, self.affine)
         if not np.isfinite([x, y, z]).all():
             return None
         x = (x + 0.5) % (STEP * self.labels.shape[0]) - 0.5
         voxel = int(np.round(x)), int(np.round(y)), int(np.round(z))
         inside = all(0 <= i < n for i, n in zip(voxel, self.labels.shape, strict=True))
         return voxel if inside and self.labels[voxel] >= 0 else None
+
+
+def read_cluster_curves(folder: Path) -> ClusterCurves:
+    """Read the penetration curves of a comparison.
+
+    Raises:
+        InputError: The volume of clusters cannot be read.
+    """
+    from nanopinn.io.safe_open import read_text
+    from nanopinn.io.volumes import read_array
+
+    values, affine, _ = read_array(folder / "groups.nii.gz")
+    lines = read_text(folder / "penetration_groups.tsv").splitlines()
+    header, *rows = [line.split("\t") for line in lines]
+    table = np.array(rows, dtype=float)
+    clusters = int(table[:, 0].max()) + 1
+    table = table.reshape(clusters, -1, len(header))
+    arms = [h.removesuffix("_median") for h in header if h.endswith("_median")]
+    curves = {arm: table[:, :, 2 + 3 * i : 5 + 3 * i] for i, arm in enumerate(arms)}
+    return ClusterCurves(affine, values.round().astype(np.int64), table[0, :, 1], curves)

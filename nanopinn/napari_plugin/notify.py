@@ -1,11 +1,11 @@
-"""What the plugin says when something is wrong: words, never a traceback."""
+"""Notifications of the plugin; errors are shown as messages without a traceback."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from nanopinn.errors import NanopinnError, format_error
+from nanopinn.errors import NanopinnError, describe_error
 
 #: Label in the panel of each parameter of the Python API that has one.
 LABELS = {
@@ -31,42 +31,42 @@ LABELS = {
     "radiation": "'Radiation'",
     "arms": "'Arms'",
 }
-#: What the command line can choose and the panel cannot: `out` is chosen in a dialog.
+#: Parts of messages about parameters that the panel has no field for.
 _WITHOUT_LABEL = (" for `out`", ", or set `overwrite`")
 
 
-def format_for_panel(error: NanopinnError) -> str:
-    """The message of an error with the labels of the panel in place of parameters."""
-    text = format_error(error, LABELS)
+def format_for_panel(error: Exception) -> str:
+    """Message of an error, with the labels of the panel in place of parameters."""
+    text = describe_error(error, LABELS)
     for words in _WITHOUT_LABEL:
         text = text.replace(words, "")
     return text
 
 
 def notify_info(text: str) -> None:
-    """Say that something was done."""
+    """Show a message."""
     from napari.utils.notifications import show_info
 
     show_info(text)
 
 
 def notify_warning(text: str) -> None:
-    """Say what is wrong and what to do."""
+    """Show a warning."""
     from napari.utils.notifications import show_warning
 
     show_warning(text)
 
 
 @contextmanager
-def notify_errors(doing: str) -> Iterator[None]:
-    """Turn whatever goes wrong into one notification."""
+def notify_errors(action: str) -> Iterator[None]:
+    """Show any error as a warning.
+
+    Args:
+        action: What is done, such as "Saving".
+    """
     try:
         yield
     except NanopinnError as error:
         notify_warning(format_for_panel(error))
-    except OSError as error:
-        notify_warning(f"{doing} failed: {error.strerror or error}. Nothing was changed.")
-    except MemoryError:
-        notify_warning(f"{doing} failed: there is not enough memory. Nothing was changed.")
-    except Exception as error:  # a bug of ours is told too, and not thrown at the viewer
-        notify_warning(f"{doing} failed: {type(error).__name__}: {error}. Please report it.")
+    except Exception as error:  # also a bug must not reach the viewer
+        notify_warning(f"{action} failed. {format_for_panel(error)}")

@@ -1,5 +1,6 @@
-"""The panel: Study, Maps, Fit and Therapy as tabs; it hands work to the worker and turns its
-folders into layers.
+"""The panel with the tabs Study, Maps, Fit and Therapy.
+
+It sends requests to the worker process and shows the result folders as layers.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from qtpy.QtWidgets import (
 from nanopinn.napari_plugin.command_line import format_command_line
 from nanopinn.napari_plugin.fit_form import FitTab, MapsTab
 from nanopinn.napari_plugin.layers import is_comparison
-from nanopinn.napari_plugin.load import StudyTab
 from nanopinn.napari_plugin.notify import notify_errors, notify_info, notify_warning
 from nanopinn.napari_plugin.running import RunBar
 from nanopinn.napari_plugin.scene import LayerManager
 from nanopinn.napari_plugin.sources import plugin_metadata
+from nanopinn.napari_plugin.study_form import StudyTab
 from nanopinn.napari_plugin.therapy_form import TherapyTab
 from nanopinn.napari_plugin.voxel_chart import VoxelCurves, VoxelDock
 from nanopinn.napari_plugin.worker import Worker
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Panel(QWidget):
-    """The plugin's one widget."""
+    """The widget of the plugin."""
 
     def __init__(self, napari_viewer: napari.Viewer) -> None:
         super().__init__()
@@ -65,7 +66,8 @@ class Panel(QWidget):
         self._build_layout()
         self._connect()
         self.worker.start_standby()
-        import nanopinn.report.result_folder  # noqa: F401  # now, rather than when a result comes and the window should answer
+        # imported now, so that the window stays responsive when a result arrives
+        import nanopinn.report.result_folder  # noqa: F401
 
     def _build_layout(self) -> None:
         self.tabs = QTabWidget()
@@ -80,8 +82,8 @@ class Panel(QWidget):
             area.setWidget(tab)
             self.tabs.addTab(area, title)
         self.save, self.copy = QPushButton("Sa&ve result..."), QPushButton("C&opy command")
-        self.save.setToolTip("Writes the folder that the command line writes.")
-        self.copy.setToolTip("Copies the command that repeats what was done.")
+        self.save.setToolTip("Writes the same result folder as the command line.")
+        self.copy.setToolTip("Copies the command that repeats the last run.")
         row = QHBoxLayout()
         for button in (self.save, self.copy):
             button.setEnabled(False)
@@ -102,7 +104,7 @@ class Panel(QWidget):
         self.worker.progressed.connect(self._progressed)
         self.worker.done.connect(self._done)
         self.worker.failed.connect(self._failed)
-        self.worker.stopped.connect(lambda: self._finish_run("Cancelled; nothing was changed."))
+        self.worker.stopped.connect(lambda: self._finish_run("Cancelled. Nothing was changed."))
         self.save.clicked.connect(self._ask_and_save)
         self.copy.clicked.connect(self.copy_command)
         self.viewer.layers.events.inserted.connect(self._inserted)
@@ -112,13 +114,13 @@ class Panel(QWidget):
         app.aboutToQuit.connect(self.clean_up)
 
     def clean_up(self) -> None:
-        """End the worker and take away what was not saved."""
+        """End the worker process and delete results that were not saved."""
         self.worker.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def make_maps(self, choices: dict[str, Any]) -> None:
-        """Start the imaging of the study."""
-        with notify_errors("Make maps"):
+        """Start the computation of the maps of the study."""
+        with notify_errors("Making the maps"):
             self._start({"kind": "maps", "inputs": self.study.inputs(self._exports()) | choices})
 
     def run_fit(self, settings: dict[str, Any]) -> None:
@@ -135,10 +137,11 @@ class Panel(QWidget):
             )
 
     def compare_arms(self, settings: dict[str, Any]) -> None:
-        """Take arms of treatment through the tumour of the fit."""
+        """Start a comparison of treatment arms in the tumour of the fit."""
         if self.fit_folder is None or not self.fit_folder.is_dir():
             notify_warning(
-                "Arms need the tumour of a fit: run one on the Fit tab, or open its result folder."
+                "A comparison of arms needs the tumour of a fit. Run a fit on the Fit tab, or open"
+                " its result folder."
             )
         else:
             with notify_errors("The comparison"):
@@ -149,12 +152,15 @@ class Panel(QWidget):
 
     def _start(self, request: dict[str, Any]) -> None:
         if self.worker.running is not None:
-            notify_warning("Something is running already: wait for it, or press Cancel.")
+            notify_warning("Another run is in progress. Wait for it, or press Cancel.")
             return
         self.runs += 1
-        here = self.folder / f"run-{self.runs}"
-        here.mkdir(parents=True)
-        self.request = request | {"out": str(here / "result"), "curves": str(here / "curves")}
+        run_folder = self.folder / f"run-{self.runs}"
+        run_folder.mkdir(parents=True)
+        self.request = request | {
+            "out": str(run_folder / "result"),
+            "curves": str(run_folder / "curves"),
+        }
         for button in self._buttons():
             button.setEnabled(False)
         self._bar().begin()
@@ -179,19 +185,19 @@ class Panel(QWidget):
         if self.request is not None and self.request["kind"] == "fit":
             self.fit.traces.add(numbers)
 
-    def _failed(self, words: str) -> None:
-        self._finish_run("Failed; nothing was changed.")
-        notify_warning(words)
+    def _failed(self, message: str) -> None:
+        self._finish_run("Failed. Nothing was changed.")
+        notify_warning(message)
 
-    def _finish_run(self, words: str) -> None:
+    def _finish_run(self, message: str) -> None:
         for button in self._buttons():
             button.setEnabled(True)
-        self._bar().end(words)
+        self._bar().end(message)
 
     def _done(self, answer: dict[str, Any]) -> None:
         assert self.request is not None
         folder, curves = Path(answer["folder"]), Path(self.request["curves"])
-        self._finish_run("Done.")
+        self._finish_run("Finished.")
         with notify_errors("Showing the result"):
             self.command = format_command_line(self.request, "nanopinn_result")
             if self.request["kind"] == "maps":
@@ -207,7 +213,7 @@ class Panel(QWidget):
             self._show_result(folder)
 
     def _show_result(self, folder: Path) -> None:
-        """A result is here, of a run or opened."""
+        """Show a result, of a run or of a folder that was opened."""
         self.result = folder
         self.save.setEnabled(True)
         self.copy.setEnabled(bool(self.command))
@@ -218,7 +224,7 @@ class Panel(QWidget):
             self.therapy.show_result(folder)
 
     def _inserted(self, event: Any) -> None:
-        """A result folder that was opened fills the panel too."""
+        """Show the result in the panel if its folder was opened in the viewer."""
         folder = plugin_metadata(event.value).get("folder")
         if (
             folder is None
@@ -242,14 +248,14 @@ class Panel(QWidget):
         self.layout_timer.start(100)
 
     def _extend_side_docks(self) -> None:
-        """Let the docks at the sides reach down to the window's edge, beside the voxel's curves."""
+        """Extend the side docks to the lower edge of the window, next to the voxel curves."""
         window = self.window()
         if isinstance(window, QMainWindow):
             window.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
             window.setCorner(Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea)
 
     def _resize_docks(self) -> None:
-        """Curves a quarter of the window high, and the image in what is left."""
+        """Set the height of the voxel curves, and fit the image into the remaining space."""
         window = self.window()
         dock = self.voxel.parentWidget() if self.voxel is not None else None
         if isinstance(window, QMainWindow) and isinstance(dock, QDockWidget):
@@ -257,14 +263,14 @@ class Panel(QWidget):
         self.viewer.fit_to_view()
 
     def _handle_click(self, viewer: Any, event: Any) -> Any:
-        """A click without a drag shows the voxel."""
+        """Show the voxel at a click; a drag is ignored."""
         dragged = False
         yield
         while event.type == "mouse_move":
             dragged = True
             yield
         if not dragged:
-            self.therapy.clicked(event.position)
+            self.therapy.show_voxel_at(event.position)
         if not dragged and self.voxel is not None and self.voxel.curves is not None:
             found = self.scene.voxel_at(event.position, self.voxel.curves.affine)
             if found is not None:
@@ -278,9 +284,9 @@ class Panel(QWidget):
             self.save_to(Path(name))
 
     def save_to(self, out: Path) -> None:
-        """Write the result folder; what is wrong with the place is told, and the result stays here."""
+        """Copy the result folder to ``out``; after an error the result is still available."""
         if self.result is None:
-            notify_warning("There is no result yet: make maps or run a fit.")
+            notify_warning("There is no result yet. Make maps or run a fit first.")
             return
         from nanopinn.report.result_folder import copy_result
 
@@ -289,20 +295,21 @@ class Panel(QWidget):
             if self.request is not None and self.command:
                 self.command = format_command_line(self.request, str(out))
             if self.fit_folder == self.result:
-                self.fit_folder = out  # what is compared from now on names a folder that stays
+                self.fit_folder = out  # later comparisons name a folder that is kept
             notify_info(f"Saved: {out}")
 
     def copy_command(self) -> None:
-        """Put the command line that repeats the last run on the clipboard."""
+        """Copy the command line that repeats the last run to the clipboard."""
         clipboard = QApplication.clipboard()
         assert clipboard is not None
         clipboard.setText(self.command)
-        passing = str(self.folder) in self.command
+        is_temporary = str(self.folder) in self.command
         notify_info(
             "Copied."
             + (
-                " It names a temporary file: save the layer, or the fit, and run again from that."
-                if passing
+                " It names a temporary file. Save the layer or the fit, and run again from the"
+                " saved file."
+                if is_temporary
                 else ""
             )
         )

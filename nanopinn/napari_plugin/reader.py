@@ -1,4 +1,7 @@
-"""Readers: a result folder with all its layers, and the files of a study."""
+"""Readers for napari: result folders, files of a study, and the sample study.
+
+The sample study is the one in the checkout, or one that is simulated once on this machine.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nanopinn.napari_plugin.layers import (
+    TECHNICAL_MAPS,
     LayerData,
     comparison_layer_readers,
     is_comparison,
@@ -19,19 +23,17 @@ from nanopinn.napari_plugin.layers import (
     stack_layer,
     vectors_layer,
 )
-from nanopinn.napari_plugin.notify import notify_errors
+from nanopinn.napari_plugin.notify import notify_errors, notify_info
 
 PathOrPaths = str | list[str]
 
-#: What is shown first; the rest waits in the layer list.
+#: Maps that are shown first; the others are hidden.
 FIRST = ("IFP", "Ktrans")
-#: Maps of a folder that are no quantities to look at first.
-_TECHNICAL = ("status", "AICc", "model", "pH_validity", "aif_voxels")
 _NO_LAYERS: list[Any] = [(None,)]
 
 
 def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[Any]] | None:
-    """A reader for a result folder or NIfTI files, None for anything else."""
+    """Reader of result folders and NIfTI files; None for other paths."""
     paths = [Path(p) for p in ([path] if isinstance(path, str) else path)]
     if all(_is_result(p) for p in paths) or all(
         p.name.endswith((".nii", ".nii.gz")) for p in paths
@@ -41,7 +43,7 @@ def get_reader(path: PathOrPaths) -> Callable[[PathOrPaths], list[Any]] | None:
 
 
 def read(path: PathOrPaths) -> list[Any]:
-    """Layers of every path; what cannot be read is told in words and left out."""
+    """Read the layers of every path; a path that cannot be read is reported and left out."""
     found: list[Any] = []
     for p in [path] if isinstance(path, str) else path:
         with notify_errors(f"Opening {Path(p).name}"):
@@ -54,11 +56,10 @@ def _is_result(path: Path) -> bool:
 
 
 def read_file(path: Path) -> LayerData:
-    """A file of a study as a layer, with the part that it plays as far as its sidecar or name
-    tells.
+    """Read a file of a study as a layer, with its role in the study.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: The file cannot be read.
     """
     from nanopinn.io.volumes import read_array, read_sidecar
 
@@ -106,8 +107,15 @@ def read_file(path: Path) -> LayerData:
 
 
 def infer_role(name: str, shape: tuple[int, ...], side: dict[str, Any]) -> str | None:
-    """Which part a file plays in a study: by its sidecar, else by its name; None where neither
-    tells.
+    """Infer the role of a file in a study from its sidecar or its name.
+
+    Args:
+        name: Name of the file without extension.
+        shape: Shape of the values.
+        side: Sidecar.
+
+    Returns:
+        ``dce``, ``cest``, ``vfa``, ``drug``, ``mask``, ``ph`` or ``t1``; None if it is unknown.
     """
     low = name.lower()
     if len(shape) == 4:
@@ -127,19 +135,19 @@ def infer_role(name: str, shape: tuple[int, ...], side: dict[str, Any]) -> str |
 
 
 def _uniform_frame_spacing(path: Path, frames: int, pixdim4_s: float) -> float | None:
-    """Frame spacing in s, if the frames are evenly spaced and their times are known."""
+    """Frame spacing, s; None if the frames are uneven or their times are unknown."""
     from nanopinn.errors import InputError
     from nanopinn.imaging.acquisition import load_acquisition
 
     try:
         steps = np.diff(load_acquisition(path, frames, pixdim4_s).frame_times_s)
-    except InputError:  # what is missing is told beside the field of the panel
+    except InputError:  # the panel shows next to its field what is missing
         return None
     return float(steps.mean()) if np.allclose(steps, steps.mean(), rtol=0.02) else None
 
 
 def _with_checksum(layer: LayerData) -> LayerData:
-    """The layer with a checksum of its data, by which an edit is noticed."""
+    """Add a checksum of the data to a layer, by which an edit is detected."""
     from nanopinn.napari_plugin.sources import checksum
 
     data, looks, _ = layer
@@ -148,18 +156,18 @@ def _with_checksum(layer: LayerData) -> LayerData:
 
 
 def read_folder(folder: Path) -> list[LayerData]:
-    """Every layer of a result folder: maps with standard deviations, vectors, pools in time, the
-    mask on top.
+    """Read every layer of a result folder: maps, standard deviations, vectors, pools and mask.
 
     Raises:
-        InputError: a file is broken.
+        InputError: A file cannot be read.
     """
     return [read_one() for read_one in folder_layer_readers(folder)]
 
 
 def folder_layer_readers(folder: Path) -> list[Callable[[], LayerData]]:
-    """What reads each layer of a result folder, from the lowest to the highest, so that a window
-    can have its turn in between.
+    """Functions that read each layer of a result folder, from the lowest to the highest.
+
+    The window can process its events between two of them.
     """
     if is_comparison(folder):
         return comparison_layer_readers(folder)
@@ -179,7 +187,7 @@ def _stem(path: Path) -> str:
 
 
 def _map(path: Path, folder: Path, first: str) -> LayerData:
-    """A map of a result folder, visible if it is the first one to look at."""
+    """Read a map of a result folder; it is visible if it is the first one."""
     from nanopinn.io.volumes import read_array, read_sidecar
 
     values, affine, _ = read_array(path)
@@ -200,7 +208,7 @@ def _map(path: Path, folder: Path, first: str) -> LayerData:
 
 
 def _field(path: Path, folder: Path) -> LayerData:
-    """A pool in time."""
+    """Read a drug pool over time."""
     from nanopinn.io.volumes import read_array, read_sidecar
 
     values, affine, _ = read_array(path)
@@ -224,13 +232,80 @@ def _field(path: Path, folder: Path) -> LayerData:
 
 
 def _layer_order(name: str) -> tuple[int, str]:
-    """Standard deviations and technical maps lie below what is looked at, vectors above."""
+    """Order of the layers: technical maps, standard deviations, maps, vectors."""
+    if name in TECHNICAL_MAPS:
+        return 0, name
+    if name.endswith("_std"):
+        return 1, name
+    return (3 if name.endswith("_vector") else 2), name
+
+
+#: Settings of the sample study: as small as an informative fit allows.
+SAMPLE_SETTINGS = {"shape": [16, 16, 10], "frames": 40, "refine": 2, "length_scale_mm": 0.45}
+
+
+def open_sample() -> list[LayerData]:
+    """Open a synthetic study: series, flip-angle set, pH, post-dose drug images and mask."""
+    with notify_errors("Opening the sample study"):
+        folder = sample_folder()
+        return [] if folder is None else _sample_layers(folder)
+    return []
+
+
+def sample_folder() -> Path | None:
+    """Folder of the sample study, which is simulated the first time; None if that failed."""
+    beside = Path(__file__).resolve().parents[2] / "sample_data"
+    if (beside / "dce.nii.gz").is_file():
+        return beside
+    made = _cache_folder() / "sample-1"
+    if not (made / "dce.nii.gz").is_file():
+        notify_info(
+            "The sample study is simulated once on this machine. This takes about half a minute."
+        )
+        _simulate_sample(made)
+    return made if (made / "dce.nii.gz").is_file() else None
+
+
+def _cache_folder() -> Path:
+    from qtpy.QtCore import QStandardPaths
+
     return (
-        0
-        if name in _TECHNICAL
-        else 1
-        if name.endswith("_std")
-        else 3
-        if name.endswith("_vector")
-        else 2
-    ), name
+        Path(QStandardPaths.writableLocation(QStandardPaths.StandardLocation.GenericCacheLocation))
+        / "nanopinn"
+    )
+
+
+def _simulate_sample(folder: Path) -> None:
+    """Simulate the study in the worker process, while the window stays responsive."""
+    import shutil
+
+    from qtpy.QtCore import QEventLoop
+
+    from nanopinn.errors import InputError
+    from nanopinn.napari_plugin.worker import Worker
+
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    worker, wait, wrong = Worker(), QEventLoop(), list[str]()
+    worker.done.connect(wait.quit)
+    worker.failed.connect(wrong.append)
+    worker.failed.connect(wait.quit)
+    worker.start({"kind": "sample", "out": str(part), "settings": SAMPLE_SETTINGS})
+    wait.exec()
+    worker.close()
+    if wrong:
+        raise InputError(f"the sample study cannot be simulated: {wrong[0].rstrip('.')}")
+    part.rename(folder)
+
+
+def _sample_layers(folder: Path) -> list[LayerData]:
+    names = [
+        "dce",
+        *sorted(p.name.removesuffix(".nii.gz") for p in folder.glob("vfa_*.nii.gz")),
+        "ph",
+    ]
+    names += [*sorted(p.name.removesuffix(".nii.gz") for p in folder.glob("drug_*.nii.gz")), "mask"]
+    found: list[Any] = [read_file(folder / f"{n}.nii.gz") for n in names]
+    for _, looks, _ in found:
+        looks["visible"] = looks["name"] in ("dce", "mask")
+    return found

@@ -1,8 +1,4 @@
-"""Writer: a layer as NIfTI with the affine that it came with.
-
-Where an input comes from, a layer or a file; layers that were drawn or changed are written out for
-the work to read.
-"""
+"""Inputs from layers or files: layers that were drawn or edited are written as NIfTI."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from nanopinn.napari_plugin.notify import notify_errors
 
 
 def write_layer(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
-    """Write one image or labels layer; returns the file, or nothing where it could not be written."""
+    """Write one image or labels layer; returns the file, or nothing after an error."""
     with notify_errors(f"Saving {Path(path).name}"):
         write_layer_file(Path(path), data, attributes)
         return [path]
@@ -28,11 +24,17 @@ def write_layer(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
 def write_layer_file(
     path: Path, data: Any, attributes: dict[str, Any], sidecar: dict[str, Any] | None = None
 ) -> None:
-    """Write a layer with its affine, and its sidecar where it has one.
+    """Write a layer as NIfTI with its affine and its sidecar.
+
+    Args:
+        path: The file.
+        data: Data of the layer ``(z, y, x)`` or ``(t, z, y, x)``.
+        attributes: Attributes of the layer.
+        sidecar: Sidecar; that of the layer's metadata if None.
 
     Raises:
-        InputError: it is no volume.
-        OutputError: it cannot be written.
+        InputError: The layer is not a volume.
+        OutputError: The file cannot be written.
     """
     from nanopinn.errors import InputError
     from nanopinn.io.volumes import write_volume
@@ -40,7 +42,7 @@ def write_layer_file(
     values = from_napari_axes(np.asarray(data))
     if values.ndim not in (3, 4):
         raise InputError(
-            "this layer is no volume",
+            "this layer is not a volume",
             file=path,
             found=f"{values.ndim} axes",
             expected="(z, y, x) or (t, z, y, x)",
@@ -59,9 +61,7 @@ def write_layer_file(
 
 
 def affine_from_attributes(attributes: dict[str, Any]) -> Any:
-    """RAS affine of a layer's attributes: its own where it has one, else napari's axes are taken as
-    the scanner's.
-    """
+    """RAS affine of a layer: of its metadata, or of napari's axes taken as the scanner's."""
     known = attributes.get("metadata", {}).get(METADATA_KEY, {})
     if "affine" in known:
         return known["affine"]
@@ -76,7 +76,7 @@ def affine_from_attributes(attributes: dict[str, Any]) -> Any:
 
 
 def _frame_spacing(dimensions: int, attributes: dict[str, Any]) -> float:
-    """Spacing of the frames for the header, s; 0 where the time axis only counts."""
+    """Frame spacing for the header, s; 0 if the time axis has no unit."""
     units = [str(u) for u in attributes.get("units", ())]
     return (
         float(attributes["scale"][0])
@@ -87,13 +87,19 @@ def _frame_spacing(dimensions: int, attributes: dict[str, Any]) -> float:
 
 @dataclass(frozen=True)
 class Source:
-    """One input: an open layer, or else a file."""
+    """One input: an open layer or a file.
+
+    Attributes:
+        layer: The layer; None if the input is a file.
+        file: The file.
+    """
 
     layer: Any = None
     file: Path | None = None
 
     @property
     def name(self) -> str:
+        """Name of the layer or the file."""
         return (
             str(self.layer.name)
             if self.layer is not None
@@ -104,18 +110,18 @@ class Source:
 
 
 def checksum(data: Any) -> int:
-    """By which an edit of a layer is noticed."""
+    """Checksum by which an edit of a layer is detected."""
     return zlib.crc32(np.ascontiguousarray(data).tobytes())
 
 
 def plugin_metadata(layer: Any) -> dict[str, Any]:
-    """What the plugin knows of a layer; empty for a layer of other origin."""
+    """Metadata of the plugin in a layer; empty for other layers."""
     found = layer.metadata.get(METADATA_KEY, {}) if layer is not None else {}
     return dict(found)
 
 
 def unmodified_source_file(layer: Any) -> Path | None:
-    """The file that a layer was read from, if it is there and the layer still shows what it holds."""
+    """File that a layer was read from, if it exists and the layer was not edited."""
     known = plugin_metadata(layer)
     path = Path(known["file"]) if "file" in known else None
     if path is None or not path.is_file() or "checksum" not in known:
@@ -124,13 +130,15 @@ def unmodified_source_file(layer: Any) -> Path | None:
 
 
 def export_to_file(source: Source, folder: Path, reference: Any = None) -> Path:
-    """A file for an input: its own, or the layer written into ``folder``.
+    """File of an input; a layer without an unmodified file is written.
 
     Args:
-        reference: the layer of the DCE scan, in whose world other layers lie.
+        source: The input.
+        folder: Folder for the files of layers.
+        reference: Layer of the DCE scan, which defines the world of the other layers.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: The layer cannot be written.
     """
     if source.layer is None:
         assert source.file is not None
@@ -145,7 +153,7 @@ def export_to_file(source: Source, folder: Path, reference: Any = None) -> Path:
     if not target.is_file():
         data = np.asarray(layer.data)
         if _is_labels(layer):
-            # labels drawn over a series are of all its times
+            # labels drawn on a series hold for all its frames
             data = (
                 np.asarray((data > 0).reshape(-1, *data.shape[-3:]).any(axis=0))
                 if data.ndim >= 3
@@ -172,7 +180,7 @@ def layer_affine(layer: Any, reference: Any = None) -> Any:
 
 
 def data_to_world(layer: Any) -> Any:
-    """``(4, 4)`` of the last three axes."""
+    """Affine ``(4, 4)`` of the last three axes."""
     matrix = np.asarray(layer._data_to_world.affine_matrix)
     out = np.eye(4)
     out[:3, :3], out[:3, 3] = matrix[-4:-1, -4:-1], matrix[-4:-1, -1]

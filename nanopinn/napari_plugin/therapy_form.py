@@ -1,6 +1,4 @@
-"""The Therapy tab: arms, dose, heat and radiation; then the answer, arms side by side, and what
-reaches far from vessels.
-"""
+"""The Therapy tab: treatment arms, and the conclusions and penetration curves of a comparison."""
 
 from __future__ import annotations
 
@@ -24,25 +22,25 @@ from qtpy.QtWidgets import (
 )
 
 from nanopinn.errors import InputError
-from nanopinn.napari_plugin.layers import QUANTITIES, ClusterCurves
+from nanopinn.napari_plugin.layers import QUANTITIES, ClusterCurves, read_cluster_curves
 from nanopinn.napari_plugin.running import RunBar
 from nanopinn.napari_plugin.voxel_chart import COLOURS, Chart, Line
 
 ARM_DESCRIPTIONS = {
-    "free": "doxorubicin as such",
+    "free": "free doxorubicin",
     "pld": "PEGylated liposome",
     "tsl": "thermosensitive liposome",
     "ph": "pH-sensitive liposome",
 }
 _FIELDS = (
-    ("&Dose", "dose", "50mg/m2", "of every arm, as 50mg/m2 or 5mg/kg"),
-    ("&Heating", "heat", "42:60", "degC : minutes @ start in h; empty: none"),
-    ("&Radiation", "radiation", "", "Gy @ hours, as 5@24; empty: none"),
+    ("&Dose", "dose", "50mg/m2", "for every arm, such as 50mg/m2 or 90mg"),
+    ("&Heating", "heat", "42:60", "degC:minutes@start in h, such as 42:60@0.5; empty: none"),
+    ("&Radiation", "radiation", "", "Gy@hours, such as 5@24; empty: none"),
 )
 
 
 class TherapyTab(QWidget):
-    """From the arms to the answer."""
+    """Settings, progress and result of a comparison of treatment arms."""
 
     requested = Signal(dict)
     quantity_selected = Signal(str)
@@ -67,15 +65,17 @@ class TherapyTab(QWidget):
         for number, low, high, value in ((self.end, 2, 336, 48), (self.draws, 0, 2000, 20)):
             number.setRange(low, high)
             number.setValue(value)
-        self.draws.setToolTip("of all that is not known: the fit's posterior and the priors")
+        self.draws.setToolTip(
+            "draws from the posterior of the fit and the priors of the other inputs"
+        )
         form.addRow("&Until (h)", self.end)
         form.addRow("Dra&ws", self.draws)
         self.button = QPushButton("Compare &arms")
         self.button.clicked.connect(lambda: self.requested.emit(self.settings()))
         self.bar = RunBar()
         self.quantity_box = QComboBox()
-        for quantity, words in QUANTITIES.items():
-            self.quantity_box.addItem(words, quantity)
+        for quantity, text in QUANTITIES.items():
+            self.quantity_box.addItem(text, quantity)
         self.quantity_box.currentIndexChanged.connect(
             lambda _: self.quantity_selected.emit(self.quantity_box.currentData())
         )
@@ -85,7 +85,7 @@ class TherapyTab(QWidget):
         self.curve.setFixedHeight(170)
         self.location_label, self.message_label = (
             QLabel(""),
-            QLabel("Arms go through the tumour of the fit that is shown."),
+            QLabel("The arms are simulated in the tumour of the fit that is shown."),
         )
         for label in (self.location_label, self.message_label):
             label.setWordWrap(True)
@@ -106,7 +106,7 @@ class TherapyTab(QWidget):
         self.quantity_box.setEnabled(False)
 
     def settings(self) -> dict[str, Any]:
-        """Choices, as :class:`nanopinn.settings.ComparisonSettings` takes them."""
+        """Settings for :class:`nanopinn.settings.ComparisonSettings`."""
         texts = {
             name: [t.strip() for t in line.text().split(",") if t.strip()]
             for name, line in self.fields.items()
@@ -123,14 +123,14 @@ class TherapyTab(QWidget):
         }
 
     def show_result(self, folder: Path) -> None:
-        """The answer and the curves of a comparison.
+        """Show the conclusions and the penetration curves of a comparison.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: The result cannot be read.
         """
         try:
             found = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
-            self.groups = ClusterCurves.of(folder)
+            self.groups = read_cluster_curves(folder)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(
                 "the comparison cannot be read",
@@ -144,29 +144,29 @@ class TherapyTab(QWidget):
         largest = int(np.bincount(inside).argmax())
         self._draw(
             largest,
-            f"In the largest group of voxels that are alike ({int((inside == largest).sum())})."
-            " Click another.",
+            f"The largest cluster of similar voxels ({int((inside == largest).sum())} voxels)."
+            " Click a voxel to see its cluster.",
         )
 
-    def clicked(self, position: Any) -> None:
-        """The curves of the voxel under the mouse, which are those of all voxels that are like it."""
+    def show_voxel_at(self, position: Any) -> None:
+        """Show the curves of the cluster of the voxel at a position in the world."""
         voxel = None if self.groups is None else self.groups.voxel_at(position)
         if voxel is not None and self.groups is not None:
             group = int(self.groups.labels[voxel])
             self._draw(
                 group,
-                f"Voxel {voxel}, and {int((self.groups.labels == group).sum()) - 1} voxels like it."
-                " Thin lines: 90 %.",
+                f"Voxel {voxel} and {int((self.groups.labels == group).sum()) - 1} similar voxels."
+                " Thin lines: 90 % interval.",
             )
 
-    def _draw(self, group: int, words: str) -> None:
+    def _draw(self, group: int, message: str) -> None:
         assert self.groups is not None
         lines = []
         for i, (arm, curves) in enumerate(self.groups.curves.items()):
             x, colour = self.groups.distance_um, COLOURS[i % len(COLOURS)]
             lines += [
-                Line.of(x, curves[group, :, k], colour, arm if k == 0 else "", thin=k > 0)
+                Line.from_arrays(x, curves[group, :, k], colour, arm if k == 0 else "", thin=k > 0)
                 for k in (0, 1, 2)
             ]
         self.curve.show_lines(lines)
-        self.location_label.setText(words)
+        self.location_label.setText(message)

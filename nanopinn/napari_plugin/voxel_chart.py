@@ -1,8 +1,7 @@
-"""A small chart, painted by Qt: a twentieth of the time of a plotting library's, so that the window
-answers while it changes.
+"""Charts, and the dock with the curves of one voxel.
 
-The voxel dock: concentration, fitted model, residual, arterial input and status of the voxel that
-was clicked.
+The charts are painted by Qt in a twentieth of the time that a plotting library takes, so that the
+window stays responsive.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from qtpy.QtGui import QColor, QFont, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
 
 from nanopinn.imaging.voxel_status import STATUS_TEXTS
-from nanopinn.napari_plugin.axis_ticks import decades, log_ticks, nice_ticks, padded_range
+from nanopinn.napari_plugin.axis_ticks import count_decades, log_ticks, nice_ticks, padded_range
 
 BACK, INK, MUTED_COLOUR = "#262930", "#d0d4da", "#5a626c"
 COLOURS = (
@@ -41,7 +40,12 @@ class Line:
     """One curve.
 
     Attributes:
-        dots: points alone. label: in the legend; none if empty.
+        x: Horizontal positions.
+        y: Values.
+        colour: Colour of the curve.
+        label: Label in the legend; none if empty.
+        dots: Whether only points are drawn.
+        thin: Whether the line is thin.
     """
 
     x: tuple[float, ...]
@@ -52,7 +56,7 @@ class Line:
     thin: bool = False
 
     @classmethod
-    def of(
+    def from_arrays(
         cls,
         x: Iterable[float],
         y: Iterable[float],
@@ -62,7 +66,7 @@ class Line:
         dots: bool = False,
         thin: bool = False,
     ) -> Line:
-        """From arrays."""
+        """Make a curve from arrays."""
         return cls(tuple(map(float, x)), tuple(map(float, y)), colour, label, dots, thin)
 
 
@@ -82,9 +86,12 @@ class Chart(QWidget):
         """Make an empty chart.
 
         Args:
-            legend: width kept for a legend at the right, pixels; 0: it stands inside.
-            integer_ticks: the horizontal axis counts. log: the vertical axis is logarithmic where
-                values span enough.
+            title: Title.
+            x: Label of the horizontal axis.
+            y: Label of the vertical axis.
+            legend: Width of a legend on the right, pixels; 0 puts it inside.
+            integer_ticks: Whether the horizontal axis has integer ticks.
+            log: Whether the vertical axis is logarithmic if the values span more than 1.5 decades.
         """
         super().__init__()
         self.title, self.x_label, self.y_label = title, x, y
@@ -94,9 +101,9 @@ class Chart(QWidget):
         self.setMinimumHeight(90)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Expanding)
 
-    def show_lines(self, lines: list[Line], across: tuple[float, float] | None = None) -> None:
-        """Show other curves; the horizontal range is theirs if none is given."""
-        self.lines, self.range = lines, across
+    def show_lines(self, lines: list[Line], x_range: tuple[float, float] | None = None) -> None:
+        """Show these curves, over the given horizontal range or their own."""
+        self.lines, self.range = lines, x_range
         self.update()
 
     def paintEvent(self, event: Any) -> None:  # Qt's own name
@@ -132,7 +139,7 @@ class Chart(QWidget):
 
 
 class _Axes:
-    """From numbers to pixels."""
+    """Axes of a chart, which convert numbers to pixels."""
 
     def __init__(self, chart: Chart, box: QRectF) -> None:
         self.chart, self.box = chart, box
@@ -143,7 +150,7 @@ class _Axes:
             if math.isfinite(y)
         ]
         ys = [v for line in chart.lines for v in line.y if math.isfinite(v)]
-        self.log = chart.allow_log and decades(ys) > 1.5 and min(ys) > 0
+        self.log = chart.allow_log and count_decades(ys) > 1.5 and min(ys) > 0
         self.x = chart.range or padded_range(xs)
         self.y = padded_range([math.log10(v) for v in ys] if self.log else ys)
 
@@ -215,7 +222,7 @@ def _font(size: int) -> QFont:
 
 
 class VoxelCurves:
-    """Curves of a study, on disk until a voxel is asked for."""
+    """Curves of all voxels of a study, read from disk for one voxel at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.measured, self.fitted = (
@@ -228,32 +235,32 @@ class VoxelCurves:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Voxels along x, y, z."""
+        """Number of voxels along x, y, z."""
         return tuple(self.status.shape)
 
-    def words(self, voxel: tuple[int, int, int]) -> str:
-        """What is to be said of a voxel's fit."""
+    def describe_status(self, voxel: tuple[int, int, int]) -> str:
+        """Describe the status of the fit of a voxel."""
         bits = int(self.status[voxel])
-        said = [w for b, w in STATUS_TEXTS.items() if bits & int(b)]
-        return ", ".join(said) if said else "no complaint"
+        texts = [text for bit, text in STATUS_TEXTS.items() if bits & int(bit)]
+        return ", ".join(texts) if texts else "fit valid"
 
 
 class VoxelDock(QWidget):
-    """Plots of one voxel; its indices can be clicked or typed."""
+    """Charts of one voxel, chosen by a click or by its indices."""
 
     def __init__(self) -> None:
         super().__init__()
         self.curves: VoxelCurves | None = None
         self.maps: dict[str, tuple[Any, str]] = {}
         self.index = [QSpinBox() for _ in "xyz"]
-        self.words = QLabel("Click a voxel of the scan, or type its indices.")
-        self.words.setWordWrap(True)
-        self.words.setStyleSheet("font-size: 11px;")
+        self.values = QLabel("Click a voxel of the scan, or type its indices.")
+        self.values.setWordWrap(True)
+        self.values.setStyleSheet("font-size: 11px;")
         self.status = QLabel("")
         self.status.setStyleSheet("font-weight: bold;")
         self.curve = Chart("contrast agent", "s", "mM")
         self.residual = Chart("residual", "s", "mM")
-        self.artery = Chart("plasma input", "s", "mM")
+        self.artery = Chart("arterial input, plasma", "s", "mM")
         row = QHBoxLayout()
         for name, box in zip("xyz", self.index, strict=True):
             label = QLabel(name)
@@ -267,17 +274,18 @@ class VoxelDock(QWidget):
         whole = QVBoxLayout(self)
         whole.setContentsMargins(6, 2, 6, 2)
         whole.addLayout(row)
-        whole.addWidget(self.words)
+        whole.addWidget(self.values)
         charts = QHBoxLayout()
         for chart in (self.curve, self.residual, self.artery):
             charts.addWidget(chart, 1)
         whole.addLayout(charts, 1)
 
     def show_curves(self, curves: VoxelCurves, maps: dict[str, tuple[Any, str]]) -> None:
-        """Show the curves of another study, at its most enhancing voxel.
+        """Show the curves of a study, at its most enhancing voxel.
 
         Args:
-            maps: values ``(x, y, z)`` and unit of each map, for the words.
+            curves: Curves of all voxels.
+            maps: Values ``(x, y, z)`` and unit of each map, to be listed.
         """
         self.curves, self.maps = curves, maps
         start = np.unravel_index(
@@ -290,7 +298,7 @@ class VoxelDock(QWidget):
         self.show_voxel((int(start[0]), int(start[1]), int(start[2])))
 
     def show_voxel(self, voxel: tuple[int, int, int]) -> None:
-        """Show one voxel; outside the scan nothing changes."""
+        """Show one voxel; an index outside the scan is ignored."""
         if self.curves is None or not all(
             0 <= i < n for i, n in zip(voxel, self.curves.shape, strict=True)
         ):
@@ -303,11 +311,12 @@ class VoxelDock(QWidget):
 
     @property
     def voxel(self) -> tuple[int, int, int]:
+        """Index of the voxel that is shown."""
         x, y, z = (box.value() for box in self.index)
         return x, y, z
 
     def draw(self) -> None:
-        """Curves and words of the voxel."""
+        """Draw the curves and list the values of the voxel."""
         if self.curves is None:
             return
         at, c = self.voxel, self.curves
@@ -316,14 +325,16 @@ class VoxelDock(QWidget):
             for n, (m, u) in self.maps.items()
             if np.isfinite(m[at])
         ]
-        self.status.setText(c.words(at))
-        self.words.setText(", ".join(values) or "no values here")
+        self.status.setText(c.describe_status(at))
+        self.values.setText(", ".join(values) or "no values in this voxel")
         measured, fitted = c.measured[:, *at], c.fitted[:, *at]
         span = (float(c.times_s[0]), float(c.times_s[-1]))
-        dots = Line.of(c.times_s, measured, COLOURS[0], "measured", dots=True)
-        self.curve.show_lines([dots, Line.of(c.times_s, fitted, COLOURS[1], "model")], span)
-        zero = Line.of(span, (0.0, 0.0), MUTED_COLOUR)
-        self.residual.show_lines(
-            [zero, Line.of(c.times_s, measured - fitted, COLOURS[0], dots=True)], span
+        dots = Line.from_arrays(c.times_s, measured, COLOURS[0], "measured", dots=True)
+        self.curve.show_lines(
+            [dots, Line.from_arrays(c.times_s, fitted, COLOURS[1], "model")], span
         )
-        self.artery.show_lines([Line.of(c.aif_times_s, c.aif_mM, COLOURS[3])], span)
+        zero = Line.from_arrays(span, (0.0, 0.0), MUTED_COLOUR)
+        self.residual.show_lines(
+            [zero, Line.from_arrays(c.times_s, measured - fitted, COLOURS[0], dots=True)], span
+        )
+        self.artery.show_lines([Line.from_arrays(c.aif_times_s, c.aif_mM, COLOURS[3])], span)

@@ -1,6 +1,4 @@
-"""The window's end of the process that works: progress as signals, cancelled at once, a successor
-kept warm.
-"""
+"""Start, watch and cancel the worker process; a standby process has its imports done."""
 
 from __future__ import annotations
 
@@ -10,19 +8,21 @@ from typing import Any
 
 from qtpy.QtCore import QObject, QProcess, QProcessEnvironment, Signal
 
-#: What a process that was not asked to stop says by its end.
+#: Message if the process ended without a reply.
 _UNEXPECTED_END = (
-    "The worker process ended before it had an answer ({how}). Nothing was changed; press the"
-    " button again."
+    "The worker process ended without a result ({how}). Nothing was changed. Press the button"
+    " again."
 )
 
 
 class Worker(QObject):
-    """Runs one request after another, each in a process of its own.
+    """Runs one request at a time, each in a process of its own.
 
     Signals:
-        progressed: stage, share done, numbers. done: the answer. failed: words. stopped: it was
-        cancelled.
+        progressed: Stage, fraction and numbers of a step.
+        done: Reply of a request that succeeded.
+        failed: Message of a request that failed.
+        stopped: The request was cancelled.
     """
 
     progressed = Signal(str, float, dict)
@@ -39,14 +39,14 @@ class Worker(QObject):
         self.standby: QProcess | None = None
 
     def start_standby(self) -> None:
-        """Start the process that the next request will find with its imports done."""
+        """Start the process of the next request, so that its imports are done in time."""
         if self.standby is None:
             self.standby = self._start_process()
 
     def start(self, request: dict[str, Any]) -> None:
-        """Begin a request; only one runs at a time."""
+        """Start a request; only one runs at a time."""
         if self.running is not None:
-            self.failed.emit("Something is running already: wait for it, or press Cancel.")
+            self.failed.emit("Another run is in progress. Wait for it, or press Cancel.")
             return
         self.start_standby()
         process, self.standby = self.standby, None
@@ -59,13 +59,13 @@ class Worker(QObject):
         self._read()
 
     def cancel(self) -> None:
-        """End what runs, now."""
+        """End the running process at once."""
         if self.running is not None:
             self.cancelled = True
             self.running.kill()
 
     def close(self) -> None:
-        """End every process; nobody is told."""
+        """End all processes without a signal."""
         for process in (self.running, self.standby):
             if process is not None:
                 process.blockSignals(True)
@@ -108,7 +108,7 @@ class Worker(QObject):
             self.failed.emit(
                 _UNEXPECTED_END.format(
                     how=(
-                        "it was killed, perhaps for want of memory"
+                        "it was killed, possibly because memory ran out"
                         if killed
                         else f"exit code {process.exitCode()}"
                     )
@@ -124,5 +124,5 @@ class Worker(QObject):
         if error == QProcess.ProcessError.FailedToStart and self.running is not None:
             self.running = None
             self.failed.emit(
-                "The worker process cannot be started: is this Python still installed?"
+                "The worker process cannot be started. Check that this Python is still installed."
             )

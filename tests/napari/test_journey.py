@@ -71,8 +71,8 @@ def test_maps_come_on_screen_and_a_click_shows_the_voxel(
     press.type = "mouse_release"
     assert next(click, "ended") == "ended"
     assert panel.voxel.voxel == (7, 6, 5)
-    assert f"Ktrans {ktrans.data[5, 6, 7]:.3g} 1/min" in panel.voxel.words.text()
-    assert panel.voxel.status.text() == "no complaint"
+    assert f"Ktrans {ktrans.data[5, 6, 7]:.3g} 1/min" in panel.voxel.values.text()
+    assert panel.voxel.status.text() == "fit valid"
     measured = np.asarray(panel.voxel.curve.lines[0].y)
     model = np.asarray(panel.voxel.curve.lines[1].y)
     np.testing.assert_allclose(panel.voxel.residual.lines[1].y, measured - model, atol=1e-6)
@@ -151,14 +151,14 @@ def test_cancel_ends_the_work_at_once_and_leaves_the_viewer_as_it_was(
     open_study(viewer, study)
     before = [(x.name, x.visible) for x in viewer.layers]
     fit(panel)
-    assert until(lambda: panel.fit.traces.steps > 0, 90), panel.fit.bar.words.text()
+    assert until(lambda: panel.fit.traces.steps > 0, 90), panel.fit.bar.message.text()
     worker = panel.worker.running.processId()
     began = time.monotonic()
     panel.fit.bar.button.click()
     assert until(lambda: panel.worker.running is None, 10)
     assert time.monotonic() - began < 2
     assert not Path(f"/proc/{worker}").exists()
-    assert panel.fit.bar.words.text() == "Cancelled; nothing was changed."
+    assert panel.fit.bar.message.text() == "Cancelled. Nothing was changed."
     assert [(x.name, x.visible) for x in viewer.layers] == before
     assert panel.result is None
     assert panel.fit.button.isEnabled()

@@ -12,14 +12,14 @@ import npe2
 import pytest
 from conftest import until
 
-from nanopinn.napari_plugin import sample
+from nanopinn.napari_plugin import reader
 
 IMPORT = """
 import sys, time
 import napari, numpy, qtpy.QtWidgets
 napari.Viewer
 began = time.process_time()
-import nanopinn.napari_plugin.panel, nanopinn.napari_plugin.reader, nanopinn.napari_plugin.sources, nanopinn.napari_plugin.sample
+import nanopinn.napari_plugin.panel, nanopinn.napari_plugin.reader, nanopinn.napari_plugin.sources
 print(time.process_time() - began, [m for m in ("torch", "monai", "matplotlib", "scipy.optimize") if m in sys.modules])
 """
 
@@ -70,17 +70,19 @@ def test_an_install_without_the_repository_makes_its_own_sample_once(
     viewer: napari.Viewer, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(
-        sample,
+        reader,
         "__file__",
-        str(tmp_path / "site-packages" / "nanopinn" / "napari_plugin" / "sample.py"),
+        str(tmp_path / "site-packages" / "nanopinn" / "napari_plugin" / "reader.py"),
     )
     monkeypatch.setattr(
-        sample, "SETTINGS", {"shape": [8, 8, 6], "frames": 12, "refine": 2, "length_scale_mm": 0.45}
+        reader,
+        "SAMPLE_SETTINGS",
+        {"shape": [8, 8, 6], "frames": 12, "refine": 2, "length_scale_mm": 0.45},
     )
-    monkeypatch.setattr(sample, "_cache", lambda: tmp_path / "cache")
-    layers = sample.open_sample()
+    monkeypatch.setattr(reader, "_cache_folder", lambda: tmp_path / "cache")
+    layers = reader.open_sample()
     assert next(looks["name"] for _, looks, _ in layers) == "dce"
     until(lambda: False, 0.1)
     stamp = (tmp_path / "cache" / "sample-1" / "dce.nii.gz").stat().st_mtime_ns
-    sample.open_sample()
+    reader.open_sample()
     assert (tmp_path / "cache" / "sample-1" / "dce.nii.gz").stat().st_mtime_ns == stamp

@@ -32,7 +32,7 @@ def test_arms_without_a_fit_say_what_to_do(
     viewer: napari.Viewer, panel: Any, said: list[Any]
 ) -> None:
     panel.therapy.button.click()
-    assert "Arms need the tumour of a fit" in words(said)
+    assert "needs the tumour of a fit" in words(said)
 
 
 def test_a_dose_that_is_none_is_told_in_words(
@@ -61,8 +61,8 @@ def test_arms_are_compared_side_by_side_and_a_voxel_shows_how_far_drug_gets(
         or "the question does not arise" in therapy.message_label.text()
     )
     seen = [x for x in viewer.layers if x.visible]
-    assert [plugin_metadata(x)["shows"] for x in seen] == ["fields/intracellular"] * 2
-    free, tsl = sorted(seen, key=lambda x: plugin_metadata(x)["place"])
+    assert [plugin_metadata(x)["quantity_path"] for x in seen] == ["fields/intracellular"] * 2
+    free, tsl = sorted(seen, key=lambda x: plugin_metadata(x)["arm_index"])
     assert (plugin_metadata(free)["arm"], plugin_metadata(tsl)["arm"]) == ("free", "tsl")
     assert viewer.text_overlay.text.startswith("from the left: free, tsl")
     # one beside the other, one colour scale, one slider
@@ -74,7 +74,7 @@ def test_arms_are_compared_side_by_side_and_a_voxel_shows_how_far_drug_gets(
     for arm in (free, tsl):
         at = arm.data_to_world((0, 0, *voxel[::-1]))
         assert group.voxel_at(at) == voxel
-    therapy.clicked(free.data_to_world((0, 0, *voxel[::-1])))
+    therapy.show_voxel_at(free.data_to_world((0, 0, *voxel[::-1])))
     assert str(voxel) in therapy.location_label.text()
     np.testing.assert_allclose(
         therapy.curve.lines[0].y, group.curves["free"][group.labels[voxel], :, 0]
@@ -82,7 +82,7 @@ def test_arms_are_compared_side_by_side_and_a_voxel_shows_how_far_drug_gets(
     index = therapy.quantity_box.findData("maps/lethal_beyond_peak")
     therapy.quantity_box.setCurrentIndex(index)
     seen = [x for x in viewer.layers if x.visible]
-    assert {plugin_metadata(x)["shows"] for x in seen} == {"maps/lethal_beyond_peak"}
+    assert {plugin_metadata(x)["quantity_path"] for x in seen} == {"maps/lethal_beyond_peak"}
     assert all(tuple(x.contrast_limits) == (0, 1) for x in seen)
 
     panel.copy_command()
@@ -90,7 +90,7 @@ def test_arms_are_compared_side_by_side_and_a_voxel_shows_how_far_drug_gets(
     assert copied[:4] == ["nanopinn", "simulate", "--from", str(fitted)]
     assert copied[copied.index("--heat") + 1] == "42:30"
     panel.save_to(tmp_path / "arms")
-    names = {x.name for x in viewer.layers if "shows" in plugin_metadata(x)}
+    names = {x.name for x in viewer.layers if "quantity_path" in plugin_metadata(x)}
     viewer.layers.clear()
     panel.result = None
     viewer.open(str(tmp_path / "arms"), plugin="nanopinn")

@@ -21,11 +21,11 @@ from nanopinn.napari_plugin.sources import Source
 def test_an_empty_viewer_says_what_is_needed(
     viewer: napari.Viewer, panel: Any, said: list[Any]
 ) -> None:
-    assert "Needed: a series" in panel.study.messages["dce"].text()
+    assert "Required: a series" in panel.study.messages["dce"].text()
     panel.maps.button.click()
     panel.fit.button.click()
     panel.save_to(Path("/nowhere"))
-    assert "Needed: a series" in words(said)
+    assert "Required: a series" in words(said)
     assert "no result yet" in words(said)
     assert panel.worker.running is None
 
@@ -105,7 +105,7 @@ def test_a_killed_worker_is_told_and_the_next_run_works(
     open_study(viewer, study)
     before = [x.name for x in viewer.layers]
     panel.fit.button.click()
-    assert until(lambda: "imaging" in panel.fit.bar.words.text() or panel.fit.traces.steps, 60)
+    assert until(lambda: "imaging" in panel.fit.bar.message.text() or panel.fit.traces.steps, 60)
     os.kill(panel.worker.running.processId(), signal.SIGKILL)
     assert finished(panel, 20)
     assert "it was killed" in words(said)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from nanopinn.cli.options import expand_multivalue_options, with_imaging_options
 from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.napari_plugin.axis_ticks import decades, log_ticks, nice_ticks
+from nanopinn.napari_plugin.axis_ticks import count_decades, log_ticks, nice_ticks
 from nanopinn.napari_plugin.command_line import format_command_line
 
 
@@ -69,4 +69,4 @@ def test_ticks_are_round_and_inside() -> None:
     ) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert all(-3.2 <= t <= 8.1 for t in nice_ticks(-3.2, 8.1))
     assert log_ticks(0.05, 200.0) == pytest.approx([0.1, 1, 10, 100])
-    assert decades([0.0, 1.0, 100.0]) == pytest.approx(2)
+    assert count_decades([0.0, 1.0, 100.0]) == pytest.approx(2)

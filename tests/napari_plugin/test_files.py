@@ -11,6 +11,7 @@ import pytest
 
 from nanopinn.io.volumes import write_volume
 from nanopinn.napari_plugin.layers import (
+    QUANTITIES,
     affine_to_reference_world,
     from_napari_axes,
     layer_transform,
@@ -19,6 +20,7 @@ from nanopinn.napari_plugin.layers import (
 )
 from nanopinn.napari_plugin.reader import infer_role, read_file
 from nanopinn.napari_plugin.sources import affine_from_attributes, write_layer_file
+from nanopinn.physics.cell_kill import KILL_MODELS
 
 #: An oblique scan with a flipped axis and unequal edges.
 TURN = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])
@@ -136,3 +138,9 @@ def test_a_file_says_which_part_it_plays(
     name: str, shape: tuple[int, ...], side: dict[str, object], role: str | None
 ) -> None:
     assert infer_role(name, shape, side) == role
+
+
+def test_the_names_of_the_kill_models_are_those_of_the_physics() -> None:
+    for key, model in KILL_MODELS.items():
+        quantity = f"maps/lethal_beyond_{key}"
+        assert QUANTITIES[quantity] == f"lethal fraction far from vessels, {model.name}"
