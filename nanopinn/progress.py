@@ -1,27 +1,34 @@
-"""How long work tells those who wait for it."""
+"""Progress of a run: the callback that reports it, and the remaining time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 
-#: Called as ``progress(stage, fraction done in 0..1, numbers worth showing)``.
+#: Called as ``progress(stage, fraction, numbers)``: name of the stage, fraction done in 0..1, and
+#: numbers to show by name.
 Progress = Callable[[str, float, Mapping[str, float]], None]
 
 
 def ignore_progress(stage: str, fraction: float, numbers: Mapping[str, float]) -> None:
-    """Progress that nobody watches."""
+    """A progress callback that does nothing."""
 
 
 class RemainingTimeEstimator:
-    """How long each stage takes yet."""
+    """Estimates the remaining time of each stage from its first and latest report."""
 
     def __init__(self) -> None:
         self._began: dict[str, tuple[float, float]] = {}
 
     def estimate_remaining_s(self, stage: str, fraction: float) -> float | None:
-        """Seconds until a stage ends if it goes on as it did, to its last step (it may end sooner);
-        None while nobody knows.
+        """Extrapolate the remaining time of a stage linearly.
+
+        Args:
+            stage: its name.
+            fraction: done, 0..1.
+
+        Returns:
+            Seconds; None within the first second, and before and after the stage.
         """
         now = time.monotonic()
         then, since = self._began.setdefault(stage, (now, fraction))

@@ -1,3 +1,1 @@
-"""Files: NIfTI, DICOM, tables, transactional output, serialisation; the only room that opens a file
-for the rooms above.
-"""
+"""Files and volumes in memory: NIfTI, DICOM, tables, atomic output, serialisation."""

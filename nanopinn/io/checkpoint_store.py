@@ -67,7 +67,7 @@ class CheckpointStore:
 
     @classmethod
     def create_empty(cls, folder: Path, study: Mapping[str, str], device: str) -> CheckpointStore:
-        """The store of a run that starts from the beginning; files of an earlier run are deleted."""
+        """Create the store of a new run and delete the files of an earlier run."""
         for file in (
             *folder.glob("*.safetensors"),
             *folder.glob(_PARTIAL_FILES),

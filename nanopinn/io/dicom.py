@@ -1,4 +1,4 @@
-"""A folder in place of a series: what dcm2niix made of a scan, or DICOM that it can still convert."""
+"""Series in a folder: the output of dcm2niix, or DICOM files that dcm2niix converts."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from nanopinn.io.nifti import read_shape
 from nanopinn.io.safe_open import is_file, is_folder
 from nanopinn.io.volumes import read_header
 
-#: More files than any scan has.
+#: Largest number of files of one scan.
 MAX_FILES = 50_000
-#: Time after which a conversion is taken to hang, s.
+#: Time after which a conversion is stopped, s.
 _CONVERSION_TIMEOUT_S = 1800.0
 
 
 @contextmanager
 def open_series(path: VolumeSource) -> Iterator[tuple[Path | ArrayVolume, list[str]]]:
-    """The 4-D volume of a path, with what was done to get it; a file, or a series in memory, is
-    itself.
+    """Find the 4-D volume of a file, a folder or a series in memory.
 
-    A folder may hold dcm2niix's output (a NIfTI and its JSON). Failing that it is taken for DICOM
-    and converted by dcm2niix, if that is installed, into a folder that is gone afterwards.
+    A folder may contain the output of dcm2niix (a NIfTI file and its JSON). Otherwise it is taken
+    as DICOM and converted by dcm2niix, if that is installed, into a temporary folder.
+
+    Args:
+        path: file, folder or series in memory.
+
+    Yields:
+        The volume, and sentences on its conversion.
 
     Raises:
-        InputError: there is no series in the folder, there are several, or dcm2niix is missing or
-            fails.
+        InputError: the folder contains no series or several, or dcm2niix is missing or fails.
     """
     if isinstance(path, ArrayVolume):
         yield path, []
@@ -52,10 +56,13 @@ def open_series(path: VolumeSource) -> Iterator[tuple[Path | ArrayVolume, list[s
 
 
 def list_scan_files(path: VolumeSource) -> list[Path | ArrayVolume]:
-    """The files that a path stands for, for provenance; links to folders are not followed.
+    """List the files of a scan for provenance; links to folders are not followed.
+
+    Args:
+        path: file, folder or series in memory.
 
     Raises:
-        InputError: a folder with more files than a scan has, or that may not be read.
+        InputError: a folder contains more files than a scan has, or cannot be read.
     """
     if isinstance(path, ArrayVolume):
         return [path]
@@ -67,9 +74,9 @@ def list_scan_files(path: VolumeSource) -> list[Path | ArrayVolume]:
         found += [file for file in (Path(folder, name) for name in names) if is_file(file)]
         if len(found) > MAX_FILES:
             raise InputError(
-                "the folder holds more files than a scan has",
+                "the folder contains more files than a scan has",
                 file=path,
-                field="--dce",
+                field="dce",
                 found=f"more than {MAX_FILES} files",
                 expected="the files of one scan",
                 remedy="Give the folder of that scan alone.",
@@ -82,11 +89,12 @@ def _raise_unreadable(error: OSError) -> None:
         "the folder cannot be read",
         file=error.filename,
         found=error.strerror,
-        remedy="Check that you may.",
+        remedy="Check its permissions.",
     ) from error
 
 
 def _volumes(folder: Path) -> list[Path]:
+    """NIfTI files of a folder, by name."""
     try:
         return sorted(p for p in folder.iterdir() if p.name.endswith((".nii", ".nii.gz")))
     except OSError as error:
@@ -94,11 +102,12 @@ def _volumes(folder: Path) -> list[Path]:
             "the folder cannot be read",
             file=folder,
             found=error.strerror,
-            remedy="Check that you may.",
+            remedy="Check its permissions.",
         ) from error
 
 
 def _find_single_series(folder: Path, asked: Path) -> Path:
+    """The only file of a folder with several frames."""
     series = [p for p in _volumes(folder) if _frames(p) > 1]
     if len(series) != 1:
         names = (
@@ -107,33 +116,33 @@ def _find_single_series(folder: Path, asked: Path) -> Path:
             or "no volume"
         )
         raise InputError(
-            "the folder does not hold exactly one dynamic series",
+            "the folder does not contain exactly one dynamic series",
             file=asked,
-            field="--dce",
+            field="dce",
             found=names,
             expected="one 4-D NIfTI",
-            remedy="Give the file itself.",
+            remedy="Give the file of the series.",
         )
     return series[0]
 
 
 def _frames(path: Path) -> int:
+    """Number of frames by the header; 0 if it cannot be read."""
     try:
         shape = read_shape(read_header(path))
-    except (
-        InputError
-    ):  # whatever is wrong with a file beside the series is not the user's question here
+    except InputError:  # errors of files beside the series do not matter here
         return 0
     return shape[3] if len(shape) == 4 else 1
 
 
 def _convert(source: Path, target: Path) -> str:
+    """Convert DICOM by dcm2niix and return its version."""
     tool = shutil.which("dcm2niix")
     if tool is None:
         raise InputError(
-            "the folder holds no NIfTI, and dcm2niix is not installed to convert DICOM",
+            "the folder contains no NIfTI file, and dcm2niix is not installed to convert DICOM",
             file=source,
-            field="--dce",
+            field="dce",
             found="a folder",
             expected="a 4-D NIfTI with its sidecar",
             remedy=(
@@ -142,7 +151,7 @@ def _convert(source: Path, target: Path) -> str:
             ),
         )
     list_scan_files(source)
-    # an absolute path, for a folder may be called like an option
+    # an absolute path: the name of a folder may begin like an option
     command = [
         tool,
         "-z",
@@ -167,9 +176,9 @@ def _convert(source: Path, target: Path) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise InputError(
-            "dcm2niix does not come to an end with the folder",
+            "dcm2niix did not finish with the folder in time",
             file=source,
-            field="--dce",
+            field="dce",
             found=f"{_CONVERSION_TIMEOUT_S:g} s",
             expected="DICOM files of one scan",
             remedy="Run dcm2niix by hand and give its output.",
@@ -178,7 +187,7 @@ def _convert(source: Path, target: Path) -> str:
         raise InputError(
             "dcm2niix could not convert the folder",
             file=source,
-            field="--dce",
+            field="dce",
             found=f"exit code {done.returncode}",
             expected="DICOM files of one scan",
             remedy="Run dcm2niix by hand and give its output.",

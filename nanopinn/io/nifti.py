@@ -1,4 +1,4 @@
-"""What a NIfTI header must say before its data are believed: kind, size, units, one geometry."""
+"""Checks of a NIfTI header before its data are read: format, size, units and geometry."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ Array = NDArray[np.float64]
 Orientation = Literal["sform", "qform"]
 
 HEADER_BYTES = 348
-#: Most voxels of a volume or series: 2 GiB as float64, and a fit needs several times that.
+#: Largest number of voxels of a volume or series: 2 GiB as float64; a fit needs several times it.
 MAX_VOXELS = 2**28
-#: Most voxels (0.5 GiB as float64) of a gzip that holds less than a byte for a hundred of them, as
-#: images never do and bombs always.
+#: Largest number of voxels (0.5 GiB as float64) of a gzip file with less than one byte per hundred
+#: voxels. Images compress less; files made to exhaust the memory compress more.
 MAX_COMPRESSED_VOXELS, _MAX_VOXELS_PER_BYTE = 2**26, 100
-#: Extensions of a header are shorter than this, bytes.
+#: Largest offset of the data behind header extensions, bytes.
 _MAX_DATA_OFFSET = 2**26
-#: Voxels and places (mm) that tissue in a scanner can have: others are another unit's, and no grid
-#: is computed for them.
+#: Range of voxel sizes and largest coordinate of tissue in a scanner, mm; other values come from
+#: another unit.
 _SMALLEST_MM, _LARGEST_MM, _MAX_ORIGIN_MM = 0.999e-3, 100.0, 1e5
 _SPACE_UNITS_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
 _TIME_UNITS_S = {0: 1.0, 8: 1.0, 16: 1e-3, 24: 1e-6}
 
-#: Two affines are one geometry within this share of a voxel (axes) and this many mm (origin): a
-#: qform stored in float32 loses up to 7e-4 near half turns.
+#: Tolerances within which two affines are the same, as a share of a voxel (axes) and in mm
+#: (origin): a qform stored in float32 loses up to 7e-4 near half turns.
 _AXES_TOLERANCE, _ORIGIN_TOLERANCE_MM = 1e-3, 0.1
 
 
 def parse_header(raw: bytes, path: Path) -> Any:
-    """The header from the first bytes of a file.
+    """Parse the header from the first bytes of a file.
 
     Raises:
         InputError: they are not the header of a single-file NIfTI-1 volume.
@@ -56,7 +56,7 @@ def parse_header(raw: bytes, path: Path) -> Any:
         ) from error
     if int(header["sizeof_hdr"]) != HEADER_BYTES:
         raise InputError(
-            "the header is spoiled",
+            "the header is corrupt",
             file=path,
             field="sizeof_hdr",
             found=int(header["sizeof_hdr"]),
@@ -64,12 +64,12 @@ def parse_header(raw: bytes, path: Path) -> Any:
             remedy="Copy or export the volume again.",
         )
     if float(header["pixdim"][0]) == 0:
-        header["pixdim"][0] = 1  # which is what the standard takes it for
+        header["pixdim"][0] = 1  # as the standard reads a zero
     return header
 
 
 def _identify_other_format(raw: bytes) -> str | None:
-    """Other formats that are often handed over, in words."""
+    """Name of another format that is often given by mistake."""
     if raw[4:7] == b"n+2" or raw[4:7] == b"ni2":
         return "NIfTI-2"
     if raw[344:347] == b"ni1":
@@ -80,7 +80,7 @@ def _identify_other_format(raw: bytes) -> str | None:
 
 
 def check_volume_header(header: Any, path: Path) -> None:
-    """Refuse what is no 3-D or 4-D volume of real numbers in known units.
+    """Refuse a header that is not of a 3-D or 4-D volume of real numbers in known units.
 
     Raises:
         InputError: dimensions, data type or units are wrong.
@@ -109,7 +109,7 @@ def check_volume_header(header: Any, path: Path) -> None:
         ) from error
     if dtype.fields is not None or dtype.kind not in "fiu":
         raise InputError(
-            "colour or complex data are not quantities",
+            "colour or complex data are not supported",
             file=path,
             field="datatype",
             found=str(dtype),
@@ -132,7 +132,7 @@ def check_volume_header(header: Any, path: Path) -> None:
             field="dim",
             found=f"{'x'.join(map(str, shape))}, {voxels} voxels",
             expected=f"at most {MAX_VOXELS} voxels, frames included",
-            remedy="Cut it to the tumour and what surrounds it, or average frames.",
+            remedy="Crop it to the tumour and its surroundings, or average frames.",
         )
     units = int(header["xyzt_units"])
     if units & 7 not in _SPACE_UNITS_MM or units & 56 not in _TIME_UNITS_S:
@@ -147,15 +147,15 @@ def check_volume_header(header: Any, path: Path) -> None:
 
 
 def data_offset(header: Any, path: Path) -> int:
-    """Where the data begin, bytes.
+    """Offset of the data in the file, bytes.
 
     Raises:
-        InputError: inside the header, absurdly far behind it, or nowhere.
+        InputError: it lies inside the header, too far behind it, or is not a whole number.
     """
     offset = float(header["vox_offset"]) or 352.0
     if not np.isfinite(offset) or not 352 <= offset <= _MAX_DATA_OFFSET or offset != int(offset):
         raise InputError(
-            "the data cannot begin there",
+            "the offset of the data is impossible",
             file=path,
             field="vox_offset",
             found=offset,
@@ -166,15 +166,20 @@ def data_offset(header: Any, path: Path) -> int:
 
 
 def check_compression_ratio(header: Any, path: Path, packed_bytes: int) -> None:
-    """Refuse a compressed file that unpacks to far more than an image could.
+    """Refuse a compressed file that is too small for the image it declares.
+
+    Args:
+        header: of the volume.
+        path: the file that errors name.
+        packed_bytes: size of the compressed file, bytes.
 
     Raises:
-        InputError: as said.
+        InputError: the ratio is beyond that of any image.
     """
     voxels = _count_voxels(header)
     if voxels > MAX_COMPRESSED_VOXELS and packed_bytes * _MAX_VOXELS_PER_BYTE < voxels:
         raise InputError(
-            "so small a compressed file holds no image of that size",
+            "the compressed file is too small for an image of that size",
             file=path,
             field="dim, size",
             found=f"{voxels} voxels in {packed_bytes} bytes",
@@ -182,23 +187,24 @@ def check_compression_ratio(header: Any, path: Path, packed_bytes: int) -> None:
                 f"at most {MAX_COMPRESSED_VOXELS} voxels, or a byte for every"
                 f" {_MAX_VOXELS_PER_BYTE}"
             ),
-            remedy="Cut the volume to the tumour and what surrounds it, or store it uncompressed.",
+            remedy="Crop the volume to the tumour and its surroundings, or store it uncompressed.",
         )
 
 
 def scaling(header: Any, path: Path) -> tuple[float, float]:
-    """Slope and intercept from stored to true values; a slope of 0, or NaN as some programs write
-    it, stands for none.
+    """Slope and intercept from stored to true values.
+
+    A slope of 0, or NaN as some programs write it, means no scaling.
 
     Raises:
-        InputError: they are no numbers, or an intercept is stated without a slope.
+        InputError: they are not finite, or an intercept is stated without a slope.
     """
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or (np.isnan(slope) and (np.isnan(intercept) or intercept == 0)):
         return 1.0, 0.0
     if not np.isfinite(slope) or not np.isfinite(intercept):
         raise InputError(
-            "the scaling of the values is no number",
+            "the scaling of the values is not finite",
             file=path,
             field="scl_slope, scl_inter",
             found=f"{slope} and {intercept}",
@@ -213,23 +219,28 @@ def _count_voxels(header: Any) -> int:
 
 
 def read_shape(header: Any) -> tuple[int, ...]:
-    """Sizes of all axes, as they are declared."""
+    """Sizes of all axes as the header declares them."""
     return tuple(int(n) for n in header["dim"][1 : 1 + max(0, min(7, int(header["dim"][0])))])
 
 
 def frame_spacing_s(header: Any) -> float:
-    """What the header holds as the spacing of the fourth axis, in s."""
+    """Spacing of the fourth axis by the header, s."""
     return float(header["pixdim"][4]) * _TIME_UNITS_S[int(header["xyzt_units"]) & 56]
 
 
 def world_affine(
     header: Any, path: Path, orientation: Orientation | None
 ) -> tuple[Array, list[str]]:
-    """Voxel indices to RAS mm, and what was assumed for it.
+    """Affine from voxel indices to RAS mm, and sentences on assumptions.
+
+    Args:
+        header: of the volume.
+        path: the file that errors name.
+        orientation: ``sform`` or ``qform``; None requires them to agree.
 
     Raises:
-        InputError: sform, qform and pixdim contradict each other while ``orientation`` chooses
-            none, or a geometry is impossible.
+        InputError: sform, qform and pixdim contradict each other and ``orientation`` chooses none,
+            or a geometry is impossible.
     """
     unit = _SPACE_UNITS_MM[int(header["xyzt_units"]) & 7]
     notes = (
@@ -249,7 +260,7 @@ def world_affine(
         )
     if not _SMALLEST_MM <= pixdim.min() <= pixdim.max() <= _LARGEST_MM:
         raise InputError(
-            "voxels of tissue have no such sizes",
+            "the voxel sizes are not those of tissue",
             file=path,
             field="pixdim, xyzt_units",
             found=f"{pixdim.tolist()} mm",
@@ -259,9 +270,9 @@ def world_affine(
     forms = _read_affines(header, path, unit)
     if orientation is not None and orientation not in forms:
         raise InputError(
-            "the chosen orientation is not in the file",
+            "the file does not declare the chosen orientation",
             file=path,
-            field="--orientation",
+            field="orientation",
             found=orientation,
             expected=" or ".join(forms) or "none: the file declares no orientation",
             remedy="Leave it out.",
@@ -277,7 +288,7 @@ def world_affine(
 
 
 def _read_affines(header: Any, path: Path, unit: float) -> dict[str, Array]:
-    """The affines that the file declares, sform first, in mm."""
+    """Affines that the header declares, sform first, in mm."""
     found = {}
     for name, read in (("sform", header.get_sform), ("qform", header.get_qform)):
         if int(header[f"{name}_code"]) <= 0:
@@ -299,7 +310,7 @@ def _read_affines(header: Any, path: Path, unit: float) -> dict[str, Array]:
 
 
 def check_affine(affine: Array, path: Path, field: str) -> None:
-    """Refuse an affine (RAS mm) that no scan has.
+    """Refuse an affine (RAS mm) that is impossible for a scan.
 
     Args:
         affine: ``(4, 4)``.
@@ -327,7 +338,7 @@ def check_affine(affine: Array, path: Path, field: str) -> None:
         or np.abs(affine[:3, 3]).max() > _MAX_ORIGIN_MM
     ):
         raise InputError(
-            "no scanner reaches there",
+            "the affine lies outside any scanner",
             file=path,
             field=field,
             found=np.round(affine[:3], 3).tolist(),
@@ -340,6 +351,7 @@ def check_affine(affine: Array, path: Path, field: str) -> None:
 
 
 def _check_consistent_geometry(forms: dict[str, Array], pixdim: Array, path: Path) -> None:
+    """Refuse affines that differ from each other or from the voxel sizes."""
     size = float(pixdim.max())
     if len(forms) == 2:
         s, q = forms["sform"], forms["qform"]
@@ -351,7 +363,7 @@ def _check_consistent_geometry(forms: dict[str, Array], pixdim: Array, path: Pat
                 field="sform, qform",
                 found=f"sform {np.round(s[:3], 3).tolist()}, qform {np.round(q[:3], 3).tolist()}",
                 expected="one geometry",
-                remedy="Choose with --orientation sform or --orientation qform.",
+                remedy="Choose one: `orientation` 'sform' or 'qform'.",
             )
     for name, affine in forms.items():
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -362,5 +374,5 @@ def _check_consistent_geometry(forms: dict[str, Array], pixdim: Array, path: Pat
                 field="pixdim",
                 found=pixdim.tolist(),
                 expected=str(np.round(lengths, 4).tolist()),
-                remedy=f"Choose with --orientation {name}, or correct the header.",
+                remedy=f"Choose it by `orientation` '{name}', or correct the header.",
             )

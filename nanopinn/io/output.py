@@ -1,7 +1,7 @@
-"""One writer at a time for one output, by a lock of the kernel: it ends with its process, however
-that ends.
+"""Output folders and files: written by one run at a time, and complete or absent.
 
-Outputs that one run at a time claims, and that are whole or absent whatever ends the run.
+One run at a time has an output, by a file lock that the system releases when the process ends.
+Output is written under a temporary name and renamed.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ try:
 except ImportError:  # Windows has none
     fcntl = None  # type: ignore[assignment]
 
-#: Outputs that the running code holds: what claims an output and what writes it need not know of
-#: each other.
-_LOCKED_PATHS: ContextVar[frozenset[Path]] = ContextVar("_HELD", default=frozenset())
+#: Outputs that the running code has locked, so that nested calls for one output succeed.
+_LOCKED_PATHS: ContextVar[frozenset[Path]] = ContextVar("_LOCKED_PATHS", default=frozenset())
 
-#: What a file system without locks says (NFS without its lock service, some FUSE).
+#: Errors of a file system without locks (NFS without its lock service, some FUSE).
 _LOCKING_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 @contextmanager
 def exclusive_lock(out: Path) -> Iterator[None]:
-    """Hold an output, against other processes and other threads; whoever holds it already may hold
-    it again.
+    """Lock an output against other processes and threads; nested calls succeed.
 
-    The lock is on ``.NAME.lock`` beside the output, which is taken away at the end. A killed
-    process leaves the file, but no lock.
+    The lock is on ``.NAME.lock`` beside the output, which is deleted at the end. A killed process
+    leaves the file but no lock.
+
+    Args:
+        out: output file or folder.
 
     Raises:
-        OutputError: another run holds it, or the folder cannot be written.
+        OutputError: another run has the lock, or the folder cannot be written.
     """
     place = canonical_path(out)
     if place in _LOCKED_PATHS.get():
@@ -56,13 +57,13 @@ def exclusive_lock(out: Path) -> Iterator[None]:
     finally:
         _LOCKED_PATHS.reset(token)
         with suppress(OSError):
-            # while it is held: who opened it before finds that it has no name any more
+            # before the lock ends: a process that has opened it notices that it is deleted
             file.unlink()
         os.close(handle)
 
 
 def _open_locked(file: Path, out: Path) -> int:
-    """An open file that this process alone has locked."""
+    """Open a file and lock it for this process."""
     while True:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -80,10 +81,11 @@ def _open_locked(file: Path, out: Path) -> int:
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # its last owner took the file away meanwhile
+        os.close(handle)  # its last owner deleted the file meanwhile
 
 
 def _lock(handle: int, out: Path) -> None:
+    """Lock an open file, or warn where the file system has no locks."""
     if fcntl is None:
         return
     try:
@@ -99,20 +101,20 @@ def _lock(handle: int, out: Path) -> None:
                 f"{out} cannot be locked: {error.strerror}. Choose another folder for `out`."
             ) from error
         warnings.warn(
-            f"The file system of {out} has no locks: two runs that write there at once are not told"
-            " apart.",
+            f"The file system of {out} has no locks: two runs that write there at the same time are"
+            " not detected.",
             stacklevel=3,
         )
 
 
 def _write_owner(handle: int) -> None:
-    with suppress(OSError):  # a courtesy: a full disk is found out when there is something to lose
+    with suppress(OSError):  # for messages only: a full disk is reported when results are written
         os.ftruncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
 
 
 def canonical_path(out: Path) -> Path:
-    """The absolute name of an output, one for all ways to write it."""
+    """Absolute path of an output, with links of its folder resolved."""
     place = Path(os.path.abspath(out))
     return place.parent.resolve() / place.name
 
@@ -126,11 +128,16 @@ def _is_same_file(handle: int, file: Path) -> bool:
 
 @contextmanager
 def reserve_output_folder(out: Path, *, overwrite: bool) -> Iterator[None]:
-    """Hold an output folder, before anything is computed and until it is written; what killed runs
-    left beside it is cleared.
+    """Reserve an output folder before the computation until it is written.
+
+    Files that killed runs left beside it are deleted.
+
+    Args:
+        out: the folder.
+        overwrite: whether an earlier result there may be replaced.
 
     Raises:
-        OutputError: it holds something and ``overwrite`` is false, it is no result, another run is
+        OutputError: it is not empty and ``overwrite`` is false, it is not a result, another run is
             writing it, or its parent cannot be written.
     """
     with exclusive_lock(out):
@@ -141,10 +148,17 @@ def reserve_output_folder(out: Path, *, overwrite: bool) -> Iterator[None]:
 
 @contextmanager
 def atomic_output_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder to fill under a temporary name, renamed into place at the end.
+    """Make a folder under a temporary name and rename it at the end.
+
+    Args:
+        out: final name of the folder.
+        overwrite: whether an earlier result there may be replaced.
+
+    Yields:
+        The temporary folder.
 
     Raises:
-        OutputError: as :func:`claimed`, or it cannot be written.
+        OutputError: as :func:`reserve_output_folder`, or it cannot be written.
     """
     with reserve_output_folder(out, overwrite=overwrite):
         part = _beside(out, "part")
@@ -161,10 +175,15 @@ def atomic_output_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
 
 @contextmanager
 def reserve_output_file(out: Path, *, overwrite: bool) -> Iterator[None]:
-    """Hold an output file, as :func:`claimed` does a folder.
+    """Reserve an output file, as :func:`reserve_output_folder` does a folder.
+
+    Args:
+        out: the file.
+        overwrite: whether an existing file may be replaced.
 
     Raises:
-        OutputError: it exists and ``overwrite`` is false, or as :func:`claimed`.
+        OutputError: it exists and ``overwrite`` is false, another run is writing it, or its parent
+            cannot be written.
     """
     with exclusive_lock(out):
         _remove_leftovers(out)
@@ -176,6 +195,7 @@ def reserve_output_file(out: Path, *, overwrite: bool) -> Iterator[None]:
 
 
 def _check_overwrite(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that must not be replaced."""
     if _is_absent_or_empty(out):
         return
     if not overwrite:
@@ -190,13 +210,15 @@ def _check_overwrite(out: Path, overwrite: bool) -> None:
 
 
 def _beside(out: Path, what: str) -> Path:
+    """Hidden name of this process beside an output."""
     place = canonical_path(out)
     return place.with_name(f".{place.name}.{what}-{os.getpid()}")
 
 
 def _replace_folder(part: Path, out: Path) -> None:
-    """Rename: at every moment the old result or the new one is whole on the disk, under its own
-    name or one that is recognised.
+    """Replace a folder so that at any moment the old or the new result is complete on the disk.
+
+    It then has its own name or one that :func:`_remove_leftovers` restores.
     """
     old = _beside(out, "old")
     replaces = out.exists()
@@ -210,21 +232,20 @@ def _replace_folder(part: Path, out: Path) -> None:
         raise
     sync_folder(part.parent)
     if replaces:
-        os.replace(old, part)  # from here on it may be half of a folder
+        os.replace(old, part)  # from here on it may be incomplete
         _remove(part)
 
 
 def _flush_folder_tree(folder: Path) -> None:
-    """Bring the names of all that was written to the disk; the files themselves are there."""
+    """Flush all folders to the disk; the files themselves are flushed already."""
     for place, _, _ in os.walk(folder, topdown=False):
         sync_folder(Path(place))
 
 
 def _remove_leftovers(out: Path) -> None:
-    """Take away what killed runs left beside an output; no living one has anything there, because
-    this one holds the lock.
+    """Delete what killed runs left beside an output, and restore a result not yet replaced.
 
-    A result that was renamed aside and not yet replaced is put back.
+    No running process has files there, because this one has the lock.
     """
     place = canonical_path(out)
     left = re.compile(rf"\.{re.escape(place.name)}\.(?:(part|old)-\d+|[a-z0-9_]{{8}}\.part)")
@@ -237,7 +258,7 @@ def _remove_leftovers(out: Path) -> None:
                 _remove(path)
     except OSError as error:
         raise OutputError(
-            f"{place.parent} cannot be cleared of what a killed run left: {error.strerror}."
+            f"Files of a killed run in {place.parent} cannot be deleted: {error.strerror}."
         ) from error
 
 

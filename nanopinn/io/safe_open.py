@@ -1,11 +1,8 @@
-"""Numbers of a file that anyone may have written: no text, no truth value, nothing that a float
-cannot hold.
+"""Safe reading of untrusted files and their numbers.
 
-Files as they were handed over: only regular ones are opened, and no more of one is read than its
-kind can need.
-
-Nothing here believes a file: a pipe, a device or a folder under a file's name, text that is none,
-JSON and TOML that are made to stall or to fill the memory end in an :class:`InputError`.
+Only regular files are opened, and no file is read beyond the largest size of its kind. Pipes,
+devices and folders, binary data in place of text, and JSON or TOML made to stall the parser or to
+exhaust the memory are refused by an :class:`InputError`.
 """
 
 from __future__ import annotations
@@ -24,24 +21,22 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 
-#: More values than any list of a sidecar has.
+#: Largest length of a list in a sidecar.
 MAX_LIST_LENGTH = 100_000
 
 
 def is_number(found: object) -> TypeGuard[int | float]:
-    """Whether it is a finite number as JSON and TOML write one; true and false, which Python counts
-    with, are none.
-    """
+    """Whether a value of JSON or TOML is a finite number; booleans are not."""
     if isinstance(found, bool) or not isinstance(found, (int, float)):
         return False
     try:
         return math.isfinite(found)
-    except OverflowError:  # an integer beyond every float
+    except OverflowError:  # an integer beyond the range of floats
         return False
 
 
 def parse_number_list(listed: Any) -> NDArray[np.float64] | None:
-    """A list of numbers ``(n,)``; None if it is anything else."""
+    """Convert a list of numbers to ``(n,)``; None if it is anything else."""
     if (
         not isinstance(listed, (list, tuple))
         or len(listed) > MAX_LIST_LENGTH
@@ -51,11 +46,11 @@ def parse_number_list(listed: Any) -> NDArray[np.float64] | None:
     return np.array([float(n) for n in listed], dtype=np.float64)
 
 
-#: Longest text file that is read, bytes: a sidecar with 100,000 frame times has a tenth of it.
+#: Largest text file, bytes; a sidecar with 100,000 frame times has a tenth of it.
 MAX_TEXT_BYTES = 4 << 20
-#: Longest TOML file, bytes: the standard parser takes a second for as much.
+#: Largest TOML file, bytes; the standard parser takes a second for it.
 MAX_TOML_BYTES = 1 << 18
-#: A key of more parts than this is no setting; the standard parser's time grows with their square.
+#: A key of 16 or more parts; the standard parser's time grows with the square of their number.
 _DEEPLY_DOTTED_KEY = re.compile(
     r"(?<![\w-])(?:(?:[\w-]++|\"[^\"\n]*+\"|'[^'\n]*+')[ \t]*+\.[ \t]*+){16}"
 )
@@ -69,7 +64,7 @@ _FILE_TYPES = {
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether a regular file stands there; a name that no file can have is that of none."""
+    """Whether the path is that of a regular file; False for impossible names."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):
@@ -77,7 +72,7 @@ def is_file(path: str | Path) -> bool:
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether a folder stands there."""
+    """Whether the path is that of a folder; False for impossible names."""
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except (OSError, ValueError):
@@ -85,16 +80,16 @@ def is_folder(path: str | Path) -> bool:
 
 
 def open_regular_file(path: str | Path) -> BinaryIO:
-    """A regular file, open to be read.
+    """Open a regular file for reading.
 
     Raises:
-        InputError: there is none, it is something else (a pipe would be waited for without end), or
-            it may not be read.
+        InputError: there is none, it is something else such as a pipe, which would block, or it
+            cannot be read.
     """
     path = Path(path)
     try:
         _check_regular_file(path, os.stat(path))
-        # it may have become a pipe since; opening one without this flag waits for its other end
+        # it may have become a pipe since; opening a pipe without this flag blocks
         number = os.open(
             path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         )
@@ -106,37 +101,37 @@ def open_regular_file(path: str | Path) -> BinaryIO:
             "there is no such file", file=path, found=path.name, remedy="Check the path."
         ) from error
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "a name that no file can have"
+        why = error.strerror if isinstance(error, OSError) else "an impossible name"
         raise InputError(
             "the file cannot be opened",
             file=path,
             found=why,
-            remedy="Check its name and that you may read it.",
+            remedy="Check its name and permissions.",
         ) from error
 
 
 def _check_regular_file(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISREG(found.st_mode):
-        kind = _FILE_TYPES.get(stat.S_IFMT(found.st_mode), "something else")
+        kind = _FILE_TYPES.get(stat.S_IFMT(found.st_mode), "a special file")
         raise InputError(
             "not a file",
             file=path,
             found=kind,
             expected="a regular file",
-            remedy="Give the file itself.",
+            remedy="Give a regular file.",
         )
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:
-    """The whole of a file that is no longer than ``most``.
+    """Read a file of at most ``most`` bytes.
 
     Raises:
-        InputError: as :func:`opened`, it cannot be read, or it is longer.
+        InputError: as :func:`open_regular_file`, it cannot be read, or it is larger.
     """
     content = bytearray()
     with open_regular_file(path) as handle:
         try:
-            # a piece at a time: memory for what is there, and not for what may be
+            # in pieces: memory for the bytes that are there, not for those that may be
             while (
                 os.fstat(handle.fileno()).st_size <= most
                 and len(content) <= most
@@ -150,18 +145,18 @@ def read_bytes(path: str | Path, most: int) -> bytes:
             ) from error
     if longer:
         raise InputError(
-            "the file is too large for what it should be",
+            "the file is too large for its kind",
             file=path,
             field="size",
             found=f"more than {most} bytes",
             expected=f"at most {most} bytes",
-            remedy="Check that it is the file that you mean.",
+            remedy="Check that it is the right file.",
         )
     return bytes(content)
 
 
 def read_text(path: str | Path, most: int = MAX_TEXT_BYTES) -> str:
-    """A text file, with or without a byte-order mark.
+    """Read a UTF-8 text file, with or without a byte-order mark.
 
     Raises:
         InputError: as :func:`read_bytes`, or it is not UTF-8.
@@ -172,14 +167,14 @@ def read_text(path: str | Path, most: int = MAX_TEXT_BYTES) -> str:
         raise InputError(
             "not readable as text",
             file=path,
-            found=f"byte {error.start} is none of a text",
+            found=f"byte {error.start} is not UTF-8",
             expected="a UTF-8 file",
             remedy="Check the path.",
         ) from error
 
 
 def read_toml(path: str | Path, what: str) -> dict[str, Any]:
-    """The tables of a TOML file; ``what`` it should be ("the schedule") is named in errors.
+    """Read a TOML file; errors name ``what`` it should be ("the schedule").
 
     Raises:
         InputError: as :func:`read_text`, or it is not TOML.
@@ -197,21 +192,21 @@ def read_toml(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def check_printable(text: str) -> str:
-    """A text of a file that will be shown, as it is.
+    """Return a text unchanged if it is printable on one line.
 
     Raises:
-        ValueError: it holds what is no sign on one line: a line's end, a command to a terminal.
+        ValueError: it contains line breaks or control characters.
     """
     if not text.isprintable():
-        raise ValueError("a text on one line, of printable characters alone")
+        raise ValueError("a text of printable characters on one line is needed")
     return text
 
 
 def read_json(path: str | Path, what: str) -> dict[str, Any]:
-    """A JSON object; ``what`` it should be ("the sidecar") is named in errors.
+    """Read a JSON object; errors name ``what`` it should be ("the sidecar").
 
     Raises:
-        InputError: as :func:`read_text`, it is not JSON, no object, or gives one key two values.
+        InputError: as :func:`read_text`, it is not a JSON object, or a key has two values.
     """
     try:
         content = json.loads(read_text(path), object_pairs_hook=_reject_duplicate_keys)
@@ -232,9 +227,7 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def read_json_or_empty(path: str | Path) -> dict[str, Any]:
-    """The same of a file of our own that may be missing or half of one: empty where it cannot be
-    read.
-    """
+    """Read a JSON object of this package's own; empty where it is missing or incomplete."""
     try:
         return read_json(path, "the file")
     except InputError:
@@ -245,6 +238,6 @@ def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found and found[key] != value:
-            raise ValueError(f"{key[:60]!r} stands twice with two values")
+            raise ValueError(f"{key[:60]!r} occurs twice with different values")
         found[key] = value
     return found

@@ -1,8 +1,7 @@
-"""Whether a value is what a data class says of its field: a file's fields are no better than the
-file.
+"""Serialisation of data classes as one safetensors file.
 
-Data classes as one safetensors file: their arrays as they are, the rest as JSON in its header;
-nothing is pickled.
+Arrays are stored as tensors and everything else as JSON in the header; nothing is pickled. Types of
+fields are checked when a file is read, because files are not trusted.
 """
 
 from __future__ import annotations
@@ -23,18 +22,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-#: Kinds of numbers that an array of a type may hold.
+#: NumPy kinds that are accepted for an annotated type of numbers.
 _DTYPE_KINDS = {np.bool_: "b", np.float64: "fiu", np.int32: "iu", np.int64: "iu"}
 
 
 def check_fields(kind: type, given: Mapping[str, Any], known: Mapping[str, type]) -> None:
-    """Refuse fields that a data class does not have, or whose values are not of their types.
+    """Refuse fields that a data class does not have, or values of other types.
 
     Args:
-        known: classes by name, for annotations that a type checker alone resolves.
+        kind: the data class.
+        given: values by field.
+        known: classes by name, for annotations under ``TYPE_CHECKING``.
 
     Raises:
-        ValueError: which.
+        ValueError: a field is unknown or of another type.
     """
     if not isinstance(given, Mapping):
         raise ValueError(f"a {kind.__name__} cannot be a {type(given).__name__}")
@@ -46,7 +47,7 @@ def check_fields(kind: type, given: Mapping[str, Any], known: Mapping[str, type]
 
 
 def matches_type(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; what is nested in it too."""
+    """Whether a value is of an annotated type, with all nested values."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(matches_type(value, one) for one in inner)
@@ -70,6 +71,7 @@ def matches_type(value: Any, hint: Any) -> bool:
 
 
 def _fits_tuple(value: tuple[Any, ...], inner: tuple[Any, ...]) -> bool:
+    """Whether the entries of a tuple are of the annotated types."""
     if inner[-1:] == (Ellipsis,):
         return all(matches_type(v, inner[0]) for v in value)
     return len(value) == len(inner) and all(
@@ -81,25 +83,26 @@ def _fits_tuple(value: tuple[Any, ...], inner: tuple[Any, ...]) -> bool:
 VERSION = 4
 #: The package version of files that do not name one.
 _FIRST_RELEASE = "0.1"
-#: Longest file, and longest header of one, bytes; a header takes twenty times its length while it
-#: is read.
+#: Largest file and largest header, bytes; reading a header takes twenty times its size in memory.
 MAX_FILE_BYTES, MAX_HEADER_BYTES = 2**31, 8 << 20
-#: Entries that tensors listed in few numbers may have together, beyond a hundred for each number
-#: that is there.
+#: Largest number of entries of all sparse tensors beyond a hundred for each stored number.
 _MAX_IMPLIED_ENTRIES, _IMPLIED_PER_STORED = 2**26, 100
 
 
 def to_bytes(value: Any, classes: Iterable[type]) -> bytes:
     """Serialise a data class of tensors, arrays, data classes, tuples, mappings and plain values.
 
-    Fields with ``metadata={"saved": False}`` are left to their defaults.
+    Fields with ``metadata={"saved": False}`` are not stored and get their defaults when read.
 
     Args:
-        classes: that may occur; others are refused, because :func:`from_bytes` could not make them
-            again.
+        value: a data class.
+        classes: data classes that may occur in it, as for :func:`from_bytes`.
+
+    Returns:
+        Content of a safetensors file.
 
     Raises:
-        TypeError: something in it is of another kind.
+        TypeError: a value in it is of another type.
     """
     writer = _Writer(frozenset(classes))
     content = json.dumps(writer.to_json(value), allow_nan=False)
@@ -117,10 +120,14 @@ def to_bytes(value: Any, classes: Iterable[type]) -> bytes:
 
 
 def from_bytes(content: bytes, classes: Iterable[type]) -> Any:
-    """The inverse of :func:`to_bytes`; runs no code of the file.
+    """Read a data class from the content of a file; the inverse of :func:`to_bytes`.
+
+    Args:
+        content: of the file.
+        classes: data classes that may occur in it.
 
     Raises:
-        ValueError: not such a file, spoiled, or of another version.
+        ValueError: it is not such a file, is damaged, or is of another version.
     """
     try:
         if int.from_bytes(content[:8], "little") > MAX_HEADER_BYTES:
@@ -146,8 +153,9 @@ def from_bytes(content: bytes, classes: Iterable[type]) -> Any:
         raise ValueError("not a file of a fit: nanopinn did not write it")
     if found["version"] != str(VERSION):
         raise ValueError(
-            f"the file of a fit has format {found['version'][:60]} of nanopinn {found['written_by'][:60]};"
-            f" nanopinn {package_version('nanopinn')} reads format {VERSION}"
+            f"the file of a fit has format {found['version'][:60]} of nanopinn"
+            f" {found['written_by'][:60]}; nanopinn {package_version('nanopinn')} reads format"
+            f" {VERSION}"
         )
     try:
         whole = found["sha256"] == _digest(found["content"], arrays)
@@ -156,14 +164,15 @@ def from_bytes(content: bytes, classes: Iterable[type]) -> Any:
             if whole
             else None
         )
-    except Exception as error:  # a file that someone made may go wrong anywhere, and in any way
+    except Exception as error:  # a manipulated file may fail anywhere and in any way
         raise ValueError(f"not a file of a fit: {type(error).__name__} {error}") from error
     if not whole:
-        raise ValueError("not a file of a fit as it was written: its checksum differs")
+        raise ValueError("the file of a fit was changed: its checksum differs")
     return value
 
 
 def _digest(text: str, arrays: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the JSON text and all arrays."""
     found = hashlib.sha256(text.encode())
     for name in sorted(arrays):
         found.update(f"{name} {arrays[name].dtype} {tuple(arrays[name].shape)}".encode())
@@ -172,16 +181,18 @@ def _digest(text: str, arrays: Mapping[str, Tensor]) -> str:
 
 
 class _Writer:
+    """Converts values to JSON and collects their arrays."""
+
     def __init__(self, classes: frozenset[type]) -> None:
         self.classes = classes
         self.arrays: dict[str, Tensor] = {}
 
     def to_json(self, value: Any) -> Any:
-        """JSON of a value, its arrays put aside."""
+        """JSON of a value with references to its arrays."""
         if isinstance(value, Tensor):
             return {"tensor": self.encode_tensor(value.detach().cpu())}
         if isinstance(value, np.ndarray):
-            # strides that run backwards are no tensor's
+            # tensors have no negative strides
             return {"array": self.encode_tensor(torch.tensor(value.copy()))}
         if type(value) in self.classes:
             saved = [f.name for f in dataclasses.fields(value) if f.metadata.get("saved", True)]
@@ -202,9 +213,7 @@ class _Writer:
         raise TypeError(f"{type(value).__name__} cannot be saved")
 
     def encode_tensor(self, tensor: Tensor) -> Any:
-        """Where a tensor lies in the file: whole, or the few entries that differ from its usual
-        one.
-        """
+        """Reference to a tensor in the file, stored dense or by the entries that differ."""
         tensor = tensor.contiguous().clone()
         fill_value = _fill_value(tensor)
         if fill_value is None:
@@ -224,7 +233,7 @@ class _Writer:
 
 
 def _fill_value(tensor: Tensor) -> float | None:
-    """Zero or NaN, where so many entries are just that that the others are shorter listed."""
+    """Zero or NaN if so many entries equal it that storing the others is shorter; else None."""
     if tensor.numel() < 1_000 or tensor.numel() >= 2**31:
         return None
     size = tensor.element_size()
@@ -238,6 +247,8 @@ def _fill_value(tensor: Tensor) -> float | None:
 
 
 class _Reader:
+    """Converts JSON back to values with the arrays of a file."""
+
     def __init__(self, classes: Mapping[str, type], arrays: Mapping[str, Tensor]) -> None:
         self.classes, self.arrays, self.implied_entries = classes, arrays, 0
 

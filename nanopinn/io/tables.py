@@ -1,7 +1,6 @@
-"""A table of text (TSV or CSV): one header, and columns of numbers by name.
+"""Tables of text (TSV or CSV) with named columns of numbers, and SHA-256 hashes of input files.
 
-What was read, by name and SHA-256: for provenance, and to tell a file that was changed from the one
-that was given.
+The hashes are for provenance and reveal files that change while they are read.
 """
 
 from __future__ import annotations
@@ -22,24 +21,34 @@ from nanopinn.io.array_volume import ArrayVolume, hash_array
 from nanopinn.io.safe_open import read_text
 from nanopinn.io.volumes import sidecar_path
 
-#: More rows than any curve or list of offsets has.
+#: Largest number of rows of a curve or a list of offsets.
 MAX_ROWS = 100_000
 _DECIMAL = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Header and rows as they stand in a file, empty rows left out."""
+    """Header and rows of a table.
+
+    Attributes:
+        path: the file, or the name of the argument of a table in memory.
+        header: names of the columns.
+        rows: cells as text, without empty rows.
+    """
 
     path: Path
     header: tuple[str, ...]
     rows: tuple[list[str], ...]
 
     def numbers(self, column: str, problem: str) -> NDArray[np.float64]:
-        """A column ``(row,)``; ``problem`` opens the error.
+        """Numbers of a column, ``(row,)``.
+
+        Args:
+            column: its name.
+            problem: first words of an error.
 
         Raises:
-            InputError: the column stands twice, or a row holds no finite decimal number there.
+            InputError: the column occurs twice, or a cell is not a finite decimal number.
         """
         if self.header.count(column) > 1:
             raise InputError(
@@ -48,7 +57,7 @@ class Table:
                 field=column,
                 found="two columns",
                 expected="one",
-                remedy="Remove the wrong one.",
+                remedy="Remove one of them.",
             )
         at = self.header.index(column)
         cells = [row[at] if at < len(row) else "" for row in self.rows]
@@ -69,7 +78,7 @@ class Table:
 
 
 def table_from_columns(columns: Mapping[str, Any], name: str) -> Table:
-    """A table of columns in memory, as a file would hold them.
+    """Make a table of columns in memory.
 
     Args:
         columns: numbers ``(row,)`` by name.
@@ -93,11 +102,13 @@ def table_from_columns(columns: Mapping[str, Any], name: str) -> Table:
 
 
 def read_table(path: Path | Table) -> Table:
-    """A table whose columns are parted by tabs if its first line has one, else by commas; one that
-    is in memory as it is.
+    """Read a table separated by tabs if its first line has one, else by commas.
+
+    Args:
+        path: the file; a table in memory is returned unchanged.
 
     Raises:
-        InputError: as :func:`nanopinn.io.safe_open.read_text`, or it is no table or too long a one.
+        InputError: as :func:`nanopinn.io.safe_open.read_text`, or it is not a table or too long.
     """
     if isinstance(path, Table):
         return path
@@ -121,19 +132,25 @@ def read_table(path: Path | Table) -> Table:
             field="rows",
             found=len(rows) - 1,
             expected=f"at most {MAX_ROWS}",
-            remedy="Thin it out.",
+            remedy="Reduce the number of rows.",
         )
     return Table(path, tuple(rows[0]) if rows else (), tuple(rows[1:]))
 
 
 def hash_files(files: Iterable[Path | ArrayVolume | Table]) -> dict[str, str]:
-    """SHA-256 of files and their sidecars, by name without folder; a second file of one name is
-    told from the first by a number. What is in memory has the name of its argument.
+    """Compute the SHA-256 of files and their sidecars.
 
-    What is not there is left out: who reads it says so better.
+    Missing files are left out, because their readers report them.
+
+    Args:
+        files: files, and volumes and tables in memory.
+
+    Returns:
+        Hashes by file name without folder, or by the name of the argument in memory; further files
+        of the same name have a number.
 
     Raises:
-        InputError: a file is there and cannot be read.
+        InputError: a file cannot be read.
     """
     found: dict[str, str] = {}
     paths = []
@@ -154,10 +171,11 @@ def hash_files(files: Iterable[Path | ArrayVolume | Table]) -> dict[str, str]:
 def check_files_unchanged(
     before: Mapping[str, str], files: Iterable[Path | ArrayVolume | Table]
 ) -> None:
-    """Refuse to go on with what may be neither the old nor the new content of a file.
+    """Refuse files that changed while they were read.
 
     Args:
-        before: of the same files, from before they were read.
+        before: hashes from before the files were read.
+        files: the same files.
 
     Raises:
         InputError: one was changed or removed while it was read.
@@ -177,9 +195,7 @@ def check_files_unchanged(
                 file=name,
                 found=found,
                 expected="the same bytes throughout",
-                remedy=(
-                    "Put it back and start again; what was reached is kept where --resume finds it."
-                ),
+                remedy="Restore it and run again; `resume` continues from the last checkpoint.",
             )
 
 

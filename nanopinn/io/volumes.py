@@ -1,8 +1,8 @@
-"""Reading and writing files: the one door between the disk and arrays.
+"""Reading and writing of NIfTI volumes with their sidecars, and atomic writing of files.
 
-A NIfTI header is not trusted: the size that it declares is compared with the bytes that are there
-before anything is allocated. Torch and monai are imported where a MetaTensor is made: a window that
-shows maps needs neither.
+NIfTI headers are not trusted: the size that a header declares is compared with the bytes of the
+file before memory is allocated. Torch and monai are imported where a MetaTensor is made, because
+the napari plugin shows maps without them.
 """
 
 from __future__ import annotations
@@ -46,11 +46,15 @@ _READ_ERRORS = (OSError, EOFError, zlib.error)
 
 
 def read_volume(path: VolumeSource, *, orientation: Orientation | None = None) -> MetaTensor:
-    """Read a 3-D or 4-D NIfTI volume, as :func:`read_array` does, with its affine and all else that
-    is known of it.
+    """Read a 3-D or 4-D volume as a MetaTensor.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``, or a volume in memory.
+        orientation: affine to use where sform and qform disagree.
 
     Returns:
-        ``(x, y, z)`` or ``(x, y, z, t)``, float64, with ``.affine`` in RAS mm and ``.meta``.
+        ``(x, y, z)`` or ``(x, y, z, t)``, float64, with ``.affine`` to RAS mm and ``.meta`` as
+        the third value of :func:`read_array`.
 
     Raises:
         InputError: as :func:`read_array`.
@@ -69,16 +73,16 @@ def read_array(
 
     Args:
         path: ``.nii`` or ``.nii.gz``, or a volume in memory.
-        orientation: which affine to believe where sform and qform disagree.
+        orientation: affine to use where sform and qform disagree.
 
     Returns:
-        Values ``(x, y, z)`` or ``(x, y, z, t)``, float64; affine to RAS mm; and ``spacing_mm``,
-        ``pixdim4_s`` (NaN if none)
-        and ``notes`` (assumptions made in reading).
+        Values ``(x, y, z)`` or ``(x, y, z, t)``, float64; affine ``(4, 4)`` to RAS mm; and a
+        dictionary of ``spacing_mm``, ``pixdim4_s`` (NaN if none) and ``notes`` (assumptions made
+        in reading).
 
     Raises:
-        InputError: the file is missing, is no NIfTI, is truncated or corrupt, its geometry is
-            invalid or contradictory, its units are unknown, or it holds no finite number.
+        InputError: the file is missing, is not NIfTI, is truncated or corrupt, its geometry is
+            invalid or contradictory, its units are unknown, or it contains no finite number.
     """
     if isinstance(path, ArrayVolume):
         data, affine, notes = _copy_values(path), path.affine.copy(), list(path.notes)
@@ -120,7 +124,14 @@ def _copy_values(volume: ArrayVolume) -> NDArray[np.float64]:
 def read_map(
     path: VolumeSource, *, orientation: Orientation | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], MetaTensor]:
-    """Values ``(x, y, z)`` and affine of one 3-D volume, and the volume itself.
+    """Read one 3-D volume.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``, or a volume in memory.
+        orientation: affine to use where sform and qform disagree.
+
+    Returns:
+        Values ``(x, y, z)``, affine ``(4, 4)`` to RAS mm, and the volume itself.
 
     Raises:
         InputError: as :func:`read_volume`, or it is not 3-D.
@@ -143,7 +154,7 @@ def read_map(
 
 
 def read_header(path: Path) -> Any:
-    """The header of a NIfTI volume, its kind checked; nothing behind it is read.
+    """Read and check the header of a NIfTI volume, without its data.
 
     Raises:
         InputError: there is no file, or its header is not that of a volume or series of real
@@ -156,13 +167,14 @@ def read_header(path: Path) -> Any:
 
 
 def _open_decompressed(file: BinaryIO) -> BinaryIO:
-    """The stream of a file: its bytes, and not its name, say whether it is compressed."""
+    """Uncompressed stream of a file; its first bytes, not its name, tell the compression."""
     packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
 
 
 def _first_bytes(stream: BinaryIO, path: Path) -> bytes:
+    """Bytes of the header."""
     try:
         return stream.read(HEADER_BYTES)
     except _READ_ERRORS as error:
@@ -170,7 +182,7 @@ def _first_bytes(stream: BinaryIO, path: Path) -> bytes:
 
 
 def _check_file_size(path: Path, header: Any) -> None:
-    """Compare what the header declares with what is there, without trusting either with memory."""
+    """Compare the declared size with the size of the file, without allocating memory for either."""
     declared, present = (
         data_offset(header, path)
         + math.prod(read_shape(header)) * header.get_data_dtype().itemsize,
@@ -180,7 +192,7 @@ def _check_file_size(path: Path, header: Any) -> None:
         with open_regular_file(path) as file, _open_decompressed(file) as stream:
             if stream is not file:
                 check_compression_ratio(header, path, os.fstat(file.fileno()).st_size)
-            # to the end, so that the checksum of a gzip counts, but never far past what is declared
+            # to the end, so that the checksum of a gzip file is checked, but not far beyond
             while present <= declared + 64 * _CHUNK and (chunk := stream.read(_CHUNK)):
                 present += len(chunk)
     except _READ_ERRORS as error:
@@ -197,6 +209,7 @@ def _check_file_size(path: Path, header: Any) -> None:
 
 
 def _corruption_error(path: Path, found: str, expected: str) -> InputError:
+    """Error of a compressed file that does not unpack."""
     return InputError(
         "the compressed file is truncated or corrupt",
         file=path,
@@ -208,9 +221,7 @@ def _corruption_error(path: Path, found: str, expected: str) -> InputError:
 
 
 def _read_values(path: Path, header: Any) -> NDArray[np.float64]:
-    """True values ``(n,)`` in the order of a file whose size was checked, a piece at a time; header
-    extensions are passed over unread.
-    """
+    """Scaled values ``(n,)`` in the order of a file whose size was checked, read in pieces."""
     (slope, intercept), dtype = scaling(header, path), header.get_data_dtype()
     values = np.empty(math.prod(read_shape(header)), dtype=np.float64)
     step = _CHUNK // dtype.itemsize
@@ -229,19 +240,19 @@ def _read_values(path: Path, header: Any) -> NDArray[np.float64]:
                 if (slope, intercept) != (1.0, 0.0):
                     some *= slope
                     some += intercept
-    except (*_READ_ERRORS, ValueError) as error:  # it was whole when its size was checked
+    except (*_READ_ERRORS, ValueError) as error:  # it was complete when its size was checked
         raise InputError(
             "the file changed while it was read",
             file=path,
             field="size",
             found=type(error).__name__,
-            remedy="Wait until it is written, and try again.",
+            remedy="Wait until it is written, and run again.",
         ) from error
     return values
 
 
 def sidecar_path(path: VolumeSource) -> Path:
-    """The JSON beside a volume, of the same stem; of a volume in memory, the argument's name."""
+    """Path of the sidecar of a volume: JSON of the same stem; in memory, the argument's name."""
     if isinstance(path, ArrayVolume):
         return Path(path.name)
     path = Path(path)
@@ -249,15 +260,15 @@ def sidecar_path(path: VolumeSource) -> Path:
 
 
 def read_sidecar(path: VolumeSource) -> dict[str, Any]:
-    """The sidecar of a volume, or the facts of one in memory; empty if there is none.
+    """Read the sidecar of a volume, or return the facts of one in memory; empty if there is none.
 
     Raises:
-        InputError: it is no readable JSON object.
+        InputError: it is not a readable JSON object.
     """
     if isinstance(path, ArrayVolume):
         return dict(path.sidecar)
     side = sidecar_path(path)
-    # a link that leads nowhere, or a folder of that name, is a mistake and no absence
+    # a broken link, or a folder of that name, is an error and not an absent sidecar
     return read_json(side, "the sidecar") if os.path.lexists(side) else {}
 
 
@@ -269,11 +280,17 @@ def write_volume(
     sidecar: Mapping[str, Any] | None = None,
     frame_spacing_s: float = 0.0,
 ) -> None:
-    """Write a map ``(x, y, z)`` or a series ``(t, x, y, z)`` as float32 NIfTI, with its sidecar,
-    atomically.
+    """Write a volume as float32 NIfTI with its sidecar, each file atomically.
 
     Args:
-        frame_spacing_s: for the header; 0 where frames are not equally spaced.
+        path: ``.nii.gz`` file.
+        array: map ``(x, y, z)`` or series ``(t, x, y, z)``.
+        affine: ``(4, 4)`` to RAS mm.
+        sidecar: content of the JSON file beside it; None writes none.
+        frame_spacing_s: for the header, s; 0 where frames are not equally spaced.
+
+    Raises:
+        OutputError: a file cannot be written.
     """
     path = Path(path)
     data = np.asarray(array, dtype=np.float32)
@@ -285,19 +302,23 @@ def write_volume(
         image.header["pixdim"][4] = frame_spacing_s
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
-    # no name and no time inside the gzip: the same data give the same bytes
+    # without name and time in the gzip header the same data give the same bytes
     write_bytes(path, gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
     if sidecar is not None:
         write_json(sidecar_path(path), sidecar)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object atomically."""
+    """Write a JSON object atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write under a temporary name beside the target, flush, and rename.
+    """Write a file atomically: under a temporary name, flushed and renamed.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -322,9 +343,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk, so that a rename outlives a loss of power; where a file
-    system cannot, nothing.
-    """
+    """Flush a folder to the disk, so that a rename survives a power failure, where possible."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.dce
 
 @pytest.fixture
 def converted(own_study: Study) -> Path:
-    """What dcm2niix leaves of the small study: its own sidecar keys, and a scout beside the series."""
+    """Output of dcm2niix for the small study: its own sidecar keys, and a scout scan beside."""
     folder = own_study.folder / "converted"
     folder.mkdir()
     shutil.copy(own_study.dce, folder / "series_5.nii.gz")

@@ -122,7 +122,7 @@ def test_disagreeing_geometries_are_refused_until_one_is_chosen(
     path = other_qform(tmp_path / "a.nii", **change)
     error = refused(path)
     assert error.field == "sform, qform"
-    assert "--orientation" in str(error.remedy)
+    assert "`orientation`" in str(error.remedy)
     np.testing.assert_allclose(
         read_volume(path, orientation="sform").affine.numpy(), AFFINE, atol=1e-5
     )
@@ -134,7 +134,7 @@ def test_round_off_of_a_qform_is_no_disagreement(tmp_path: Path) -> None:
 
 
 def test_a_chosen_geometry_must_exist(tmp_path: Path) -> None:
-    assert refused(edited(tmp_path / "a.nii", qform_code=0), "qform").field == "--orientation"
+    assert refused(edited(tmp_path / "a.nii", qform_code=0), "qform").field == "orientation"
 
 
 @for_each(

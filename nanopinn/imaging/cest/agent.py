@@ -1,4 +1,4 @@
-"""A CEST agent: its exchanging protons, and how fast they exchange at a pH."""
+"""CEST agents: exchanging proton pools, exchange rates by pH, and agents read from TOML."""
 
 from __future__ import annotations
 
@@ -30,7 +30,17 @@ _Number = Annotated[float, Strict()]
 
 @dataclass(frozen=True)
 class ProtonPool:
-    """Protons of one kind; ``k = k0 + kb 1e7 10^(pH - pKw)`` 1/s."""
+    """Exchanging protons of one kind.
+
+    Their exchange rate is ``k = k0 + kb 1e7 10^(pH - pKw)``, 1/s.
+
+    Attributes:
+        name: of the pool.
+        ppm: frequency offset from water.
+        protons: number per molecule.
+        k0: exchange rate without catalysis by base, 1/s.
+        kb: rate of base catalysis at pH = pKw, 1e7 1/s.
+    """
 
     name: str
     ppm: float
@@ -41,12 +51,18 @@ class ProtonPool:
 
 @dataclass(frozen=True)
 class CestAgent:
-    """A contrast agent with several pools.
+    """A contrast agent with one or more pools of exchanging protons.
 
     Attributes:
-        ratio_ppm: the two frequencies whose contrasts are divided; or one, whose contrasts at two
-            powers are.
-        R1_per_s, R2_per_s: of its protons.
+        name: of the agent.
+        pools: its proton pools.
+        ratio_ppm: two frequencies whose contrasts are divided, or one whose contrasts at two powers
+            are divided; ppm from water.
+        pKw: ionic product of water, -log10.
+        water_protons_M: concentration of water protons, M.
+        R1_per_s: longitudinal relaxation rate of its protons, 1/s.
+        R2_per_s: transverse relaxation rate of its protons, 1/s.
+        source: of the numbers.
     """
 
     name: str
@@ -59,20 +75,23 @@ class CestAgent:
     source: str
 
     def rates(self, pH: Tensor) -> Tensor:
-        """Exchange rates ``(..., pool)``, 1/s."""
+        """Exchange rates ``(..., pool)``, 1/s, at pH ``(...)``."""
         base = 1e7 * 10 ** (pH - self.pKw)
         return torch.stack([p.k0 + p.kb * base for p in self.pools], dim=-1)
 
     def fractions(self, molar: Tensor) -> Tensor:
-        """Protons of each pool over those of water ``(..., pool)``."""
+        """Protons of each pool over those of water ``(..., pool)``, at ``molar`` ``(...)``, M."""
         return torch.stack([molar * p.protons / self.water_protons_M for p in self.pools], dim=-1)
 
 
 def load_agent(name_or_file: str | Path) -> CestAgent:
-    """An agent by its name in the package's table, or the only one of a TOML file of the same form.
+    """Load an agent by name from the package's table, or the single agent of a TOML file.
+
+    Args:
+        name_or_file: name of an agent, or a file of the form of ``agents.toml``.
 
     Raises:
-        InputError: there is no such agent, or the file lacks a number.
+        InputError: there is no such agent, or an entry of the file is missing or wrong.
     """
     path, name = Path(name_or_file), str(name_or_file)
     own = tomllib.loads(
@@ -83,7 +102,7 @@ def load_agent(name_or_file: str | Path) -> CestAgent:
     if path.suffix != ".toml" and not os.path.lexists(path):
         raise InputError(
             "no such agent",
-            field="--agent",
+            field="agent",
             found=name,
             expected=f"{', '.join(own)}, or a TOML file",
             remedy="Check the name.",
@@ -91,17 +110,19 @@ def load_agent(name_or_file: str | Path) -> CestAgent:
     table = read_toml(path, "the agent")
     if len(table) != 1:
         raise InputError(
-            "the file holds no single agent",
+            "the file does not hold exactly one agent",
             file=path,
             found=len(table),
             expected="one table",
-            remedy="Give one agent a file.",
+            remedy="Write one agent into each file.",
         )
     name, content = next(iter(table.items()))
     return _parse_agent(name, content, path)
 
 
 class _Pool(BaseModel):
+    """Entries of one proton pool."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: Annotated[str, AfterValidator(check_printable)]
@@ -112,7 +133,7 @@ class _Pool(BaseModel):
 
 
 class _AgentEntries(BaseModel):
-    """The entries of an agent; others beside them are left alone."""
+    """Entries of an agent; further entries are ignored."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -133,6 +154,7 @@ class _AgentEntries(BaseModel):
 
 
 def _parse_agent(name: str, content: Any, path: Path) -> CestAgent:
+    """Validate the entries of an agent."""
     try:
         given = _AgentEntries.model_validate(
             {**content, "name": name} if isinstance(content, dict) else content
@@ -140,12 +162,12 @@ def _parse_agent(name: str, content: Any, path: Path) -> CestAgent:
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(
-            "the agent lacks a number or has a wrong one",
+            "an entry of the agent is missing or wrong",
             file=path,
             field=".".join((name, *(str(part) for part in first["loc"]))),
             found=None if first["type"] == "missing" else first["input"],
             expected=first["msg"],
-            remedy="See agents.toml in the package.",
+            remedy="See nanopinn/imaging/cest/agents.toml for an example.",
         ) from error
     stated = {key: getattr(given, key) for key in _AgentEntries.model_fields}
     return CestAgent(

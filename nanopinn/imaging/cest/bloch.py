@@ -1,15 +1,15 @@
-"""Bloch-McConnell equations under continuous saturation, for many spectra at once.
+"""Z-spectra by the Bloch-McConnell equations under continuous saturation, in closed form.
 
 For every pool, with offset d = w - w_rf and saturation w1 about x:
 
     dMx/dt = -R2 Mx - d My + exchange,   dMy/dt = d Mx - R2 My + w1 Mz + exchange,
     dMz/dt = R1 (M0 - Mz) - w1 My + exchange
 
-with k out of a solute pool, back out of water k f, f = M0_pool / M0_water. In Laplace space each
-solute pool is eliminated by the inverse of a 3 x 3 matrix, which leaves a 3 x 3 matrix W(s) for
-water. The solution is the residue at s = 0 (the steady state) and those at the three roots of det W
-near water's own modes. The solutes' own modes are left out: they die with exp(-k t). Everything is
-a closed formula per spectrum and offset; no matrix is exponentiated.
+Protons exchange from a solute pool to water at rate k and back at rate k f, with
+f = M0_pool / M0_water. In Laplace space each solute pool is eliminated by the inverse of a 3 x 3
+matrix, which leaves a 3 x 3 matrix W(s) for water. The solution is the residue at s = 0 (the steady
+state) and those at the three roots of det W near the modes of water alone. The modes of the solutes
+are neglected because they decay with exp(-k t). No matrix exponential is needed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,13 @@ _STEP = 1e-3
 
 @dataclass(frozen=True)
 class Saturation:
-    """A block pulse: field (T), amplitude (uT) and length (s)."""
+    """A block pulse of saturation.
+
+    Attributes:
+        field_T: main magnetic field, T.
+        B1_uT: amplitude, uT.
+        seconds: duration, s.
+    """
 
     field_T: float
     B1_uT: float
@@ -48,12 +54,20 @@ def z_spectra(
     T2_s: Tensor,
     B1: Tensor | None = None,
 ) -> Tensor:
-    """Water magnetisation after saturation over that at rest, ``(n, offset)``.
+    """Compute Z-spectra: water magnetisation after saturation over that at equilibrium.
 
     Args:
-        offsets_ppm: from water, ``(offset,)`` or ``(n, offset)``.
-        pH, molar, T1_s, T2_s: of every spectrum ``(n,)``; the last two of water.
-        B1: true over nominal amplitude ``(n,)``.
+        agent: the contrast agent.
+        saturation: the pulse.
+        offsets_ppm: from water, ``(offset,)`` or ``(n, offset)``, ppm.
+        pH: of every spectrum, ``(n,)``.
+        molar: concentration of the agent, ``(n,)``, M.
+        T1_s: longitudinal relaxation time of water, ``(n,)``, s.
+        T2_s: transverse relaxation time of water, ``(n,)``, s.
+        B1: true over nominal amplitude, ``(n,)``; 1 if absent.
+
+    Returns:
+        ``(n, offset)``.
     """
     per_ppm = 2 * torch.pi * GAMMA_HZ_PER_T * saturation.field_T * 1e-6
     w1 = (
@@ -79,7 +93,7 @@ def z_spectra(
 
 
 class _BlochMcConnellSystem:
-    """W(s) of water and what drives it, for every spectrum and offset ``(n, offset)``."""
+    """Matrix W(s) of water and its sources, for every spectrum and offset ``(n, offset)``."""
 
     def __init__(
         self,
@@ -96,7 +110,7 @@ class _BlochMcConnellSystem:
         self.R1, self.R2 = 1 / T1_s[:, None], 1 / T2_s[:, None]
         self.back = (rates * fractions).sum(1, keepdim=True)
         self.solute_R1 = agent.R1_per_s
-        # of every pool: offset, exchange, fraction, R1 and R2 with what exchange adds
+        # of every pool: offset, exchange rate, fraction, R1 and R2 including exchange
         self.pools = []
         for i, p in enumerate(agent.pools):
             k, f = rates[:, i, None], fractions[:, i, None]
@@ -134,7 +148,7 @@ class _BlochMcConnellSystem:
         )  # type: ignore[return-value]
 
     def magnetisation_after(self, seconds: float) -> Tensor:
-        """z of water, from rest."""
+        """z of water after ``seconds`` of saturation, from equilibrium."""
         zero = torch.zeros_like(self.d0)
         det, _, recovery = self._evaluate_laplace(zero)
         z = recovery / det
@@ -146,7 +160,7 @@ class _BlochMcConnellSystem:
         return z + 2 * self._residue_near(fast, seconds).real
 
     def _residue_near(self, s: Tensor, seconds: float) -> Tensor:
-        """The residue at the root of ``det W`` next to ``s``."""
+        """Residue at the root of ``det W`` nearest to ``s``, found by Newton's method."""
         for _ in range(_NEWTON):
             s = s - self._evaluate_laplace(s)[0] / self._slope(s)
         _, start, recovery = self._evaluate_laplace(s)

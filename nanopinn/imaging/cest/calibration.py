@@ -1,10 +1,8 @@
-"""A calibration that the user supplies: a published polynomial from a ratio of contrasts to pH, as
-TOML.
+"""Calibrations from TOML files: published polynomials from a contrast ratio r to pH.
 
     pH = c0 + c1 x + c2 x^2 + ...,   x = r, ln r or log10 r
 
-It is held to one stretch of ratios over which pH strictly rises or falls, so that every ratio has
-one pH and every pH one ratio.
+pH has to be strictly monotone over the range of ratios, so that the inversion is unique.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ Variable = Literal["ratio", "ln ratio", "log10 ratio"]
 #: A number as TOML writes it: no string, no boolean.
 Number = Annotated[float, Strict()]
 Positive = Annotated[Number, Field(gt=0)]
-#: Beyond these a polynomial of ratios is no calibration and no arithmetic of floats either.
+#: Limits that no calibration exceeds and within which floating-point arithmetic is safe.
 _Coefficient = Annotated[Number, Field(ge=-1e9, le=1e9)]
 _Ratio = Annotated[Number, Field(ge=1e-6, le=1e6)]
 _PH = Annotated[Number, Field(ge=0, le=14)]
@@ -43,7 +41,7 @@ _PPM = Annotated[Number, Field(gt=-30, lt=30)]
 
 
 class _CalibrationEntries(BaseModel):
-    """The file's entries."""
+    """Entries of the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -65,15 +63,15 @@ class _CalibrationEntries(BaseModel):
 
 
 def is_calibration_file(name: str) -> bool:
-    """Whether ``--ph-calibration`` names a file."""
+    """Whether the name of a calibration is that of a file."""
     return name.endswith(".toml")
 
 
 def read_calibration(path: str | Path) -> PhCalibration:
-    """The calibration that a TOML file describes.
+    """Read the calibration that a TOML file describes.
 
     Args:
-        path: with ``source``, ``coefficients`` (lowest power first), ``of``, ``contrast``,
+        path: file with ``source``, ``coefficients`` (lowest power first), ``of``, ``contrast``,
             ``ratio_ppm``, ``pH_range`` and ``std_pH``; optionally ``ratio_range``, and ``field_T``,
             ``B1_uT``, ``seconds`` of the scan that it was measured with.
 
@@ -86,7 +84,11 @@ def read_calibration(path: str | Path) -> PhCalibration:
 
 
 def parse_calibration(entries: Mapping[str, Any], path: Path) -> PhCalibration:
-    """The calibration that a file's entries describe; ``path`` is named in errors.
+    """Build a calibration from the entries of a file.
+
+    Args:
+        entries: as in the file.
+        path: the file that errors name.
 
     Raises:
         InputError: as :func:`read_calibration`.
@@ -127,11 +129,13 @@ def parse_calibration(entries: Mapping[str, Any], path: Path) -> PhCalibration:
 
 
 def _transform_ratio(ratio: Any, of: Variable) -> Array:
+    """The variable of the polynomial."""
     r = np.asarray(ratio, dtype=np.float64)
     return r if of == "ratio" else np.log(r) if of == "ln ratio" else np.log10(r)
 
 
 def _validate_entries(entries: Mapping[str, Any], path: Path) -> _CalibrationEntries:
+    """Check every entry, and entries against each other."""
     try:
         given = _CalibrationEntries.model_validate(entries)
     except ValidationError as error:
@@ -145,7 +149,7 @@ def _validate_entries(entries: Mapping[str, Any], path: Path) -> _CalibrationEnt
             field=str(first["loc"][0]),
             found=None if missing else first["input"],
             expected=", ".join(_CalibrationEntries.model_fields) if unknown else first["msg"],
-            remedy="See docs/cest.md.",
+            remedy="Correct the entry; the documentation of CEST describes the file.",
         ) from error
     a, b = given.ratio_ppm
     for name, found, wrong, expected in (
@@ -155,13 +159,23 @@ def _validate_entries(entries: Mapping[str, Any], path: Path) -> _CalibrationEnt
             not any(given.coefficients[1:]),
             "a polynomial that is not constant",
         ),
-        ("ratio_ppm", given.ratio_ppm, a * b <= 0 or a == b, "two places on one side of water"),
-        ("pH_range", given.pH_range, given.pH_range[0] >= given.pH_range[1], "the lower first"),
+        (
+            "ratio_ppm",
+            given.ratio_ppm,
+            a * b <= 0 or a == b,
+            "two different frequencies on one side of water",
+        ),
+        (
+            "pH_range",
+            given.pH_range,
+            given.pH_range[0] >= given.pH_range[1],
+            "the lower value first",
+        ),
         (
             "ratio_range",
             given.ratio_range,
             given.ratio_range and given.ratio_range[0] >= given.ratio_range[1],
-            "the lower first",
+            "the lower value first",
         ),
     ):
         if wrong:
@@ -176,10 +190,8 @@ def _validate_entries(entries: Mapping[str, Any], path: Path) -> _CalibrationEnt
 
 
 def _check_monotone(pH_of: Polynomial, given: _CalibrationEntries, path: Path) -> None:
-    """Refuse a polynomial that turns between the lowest and the highest ratio to which it gives a
-    pH of the range.
-    """
-    # at no ratio the logarithm goes to minus infinity
+    """Refuse a polynomial with an extremum between the ratios at the limits of the pH range."""
+    # at a ratio of zero the logarithm goes to minus infinity
     first, last = (
         _transform_ratio(given.ratio_range, given.of)
         if given.ratio_range
@@ -195,12 +207,12 @@ def _check_monotone(pH_of: Polynomial, given: _CalibrationEntries, path: Path) -
     ]
     if not reached or min(reached) == max(reached):
         raise InputError(
-            "no ratio has a pH of the range",
+            "no ratio gives a pH in the range",
             file=path,
             field="coefficients, pH_range",
             found=list(given.coefficients),
             expected=f"pH {given.pH_range[0]:g} to {given.pH_range[1]:g}",
-            remedy="Give the lowest power first, and check `of`.",
+            remedy="Give the coefficient of the lowest power first, and check 'of'.",
         )
     turns = [x for x in _roots(pH_of.deriv()) if min(reached) < x < max(reached)]
     if turns:
@@ -208,13 +220,13 @@ def _check_monotone(pH_of: Polynomial, given: _CalibrationEntries, path: Path) -
             "pH is not strictly monotone in the ratio",
             file=path,
             field="coefficients",
-            found=f"a turn at {given.of} {turns[0]:.3g}",
+            found=f"an extremum at {given.of} {turns[0]:.3g}",
             expected=f"one ratio for every pH of {given.pH_range[0]:g} to {given.pH_range[1]:g}",
-            remedy="State the ratios that were measured as ratio_range, or narrow pH_range.",
+            remedy="State the range of measured ratios as ratio_range, or narrow pH_range.",
         )
 
 
 def _roots(polynomial: Polynomial) -> list[float]:
-    """Real roots; a double one may come as a pair with imaginary parts of rounding."""
+    """Real roots; rounding may give a double root small imaginary parts."""
     found = np.asarray(polynomial.trim().roots(), dtype=np.complex128)
     return [float(x) for x in found[np.abs(found.imag) < 1e-6 * (1 + np.abs(found))].real]

@@ -1,10 +1,9 @@
-"""A Z-spectrum as a sum of Lorentzian dips: water, the agent's two amides, and what is broad
-between them.
+"""Fit of a Z-spectrum by Lorentzian peaks of water, two amides and a broad peak between them.
 
     1 - Z(x) = sum_i a_i / (1 + ((x - c_i) / (w_i / 2))^2)
 
-The heights of the amides are the contrasts of published lines that were measured so (Sheth 2012,
-Contrast Media Mol Imaging 7:26).
+The heights of the amide peaks are the contrasts of published calibrations that were measured this
+way (Sheth 2012, Contrast Media Mol Imaging 7:26).
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from nanopinn.imaging.least_squares import Bounds, fit_levenberg_marquardt
 
 Array = NDArray[np.float64]
 
-#: Place of the dip between water and the amides (hydroxyls), ppm.
+#: Centre of the broad peak between water and the amides (hydroxyls), ppm.
 _BROAD_PPM = 1.2
-#: Start, least and greatest height and width (ppm) of water, the broad dip and each amide.
+#: Start, lower and upper bound of height and width (ppm) of water, the broad peak and each amide.
 _START = ((0.9, 0.05, 0.05, 0.05), (1.0, 1.5, 0.8, 0.8))
 _LOW = ((0.2, 1e-4, 1e-4, 1e-4), (0.1, 0.5, 0.3, 0.3))
 _HIGH = ((1.1, 0.6, 0.6, 0.6), (5.0, 6.0, 2.5, 2.5))
@@ -33,11 +32,17 @@ def amide_heights(
     amides_ppm: tuple[float, float],
     batch: int = 8192,
 ) -> tuple[Array, Array]:
-    """Heights of the two amides ``(n, 2)`` and their variances, for spectra ``(n, offset)``; NaN
-    where no fit converged.
+    """Fit the heights of the two amide peaks.
 
     Args:
-        water_ppm: where water is ``(n,)``; the other dips keep their distance to it.
+        offsets_ppm: ``(offset,)``.
+        Z: spectra ``(n, offset)``.
+        water_ppm: water resonance offset ``(n,)``, ppm; the other peaks keep their distance to it.
+        amides_ppm: centres of the amide peaks, ppm from water.
+        batch: spectra fitted at once.
+
+    Returns:
+        Heights ``(n, 2)`` and their variances ``(n, 2)``, NaN where no fit converged.
     """
     parts = [
         _heights(offsets_ppm, Z[i : i + batch], water_ppm[i : i + batch], amides_ppm)
@@ -50,6 +55,7 @@ def amide_heights(
 def _heights(
     ppm: Array, Z: Array, water: Array, amides: tuple[float, float]
 ) -> tuple[Array, Array]:
+    """As :func:`amide_heights`, for one batch."""
     data = torch.as_tensor(1 - Z)
     known = torch.isfinite(data).all(1) & torch.isfinite(torch.as_tensor(water))
     distance = torch.tensor([0.0, _BROAD_PPM, *amides], dtype=torch.float64)
@@ -79,12 +85,12 @@ def _heights(
     H = end.J @ end.J.transpose(1, 2)
     scale = H.diagonal(dim1=1, dim2=2).clamp_min(1e-30).rsqrt()
     scaled = scale[:, :, None] * H * scale[:, None, :] + 1e-9 * torch.eye(8, dtype=torch.float64)
-    spread = (
+    variance = (
         torch.linalg.inv(scaled).diagonal(dim1=1, dim2=2)
         * scale**2
         * (end.cost / max(1, len(ppm) - 8))[:, None]
     )
     good = (known & end.converged).numpy()[:, None]
     return np.where(good, end.theta[:, 2:4].numpy(), np.nan), np.where(
-        good, spread[:, 2:4].numpy(), np.nan
+        good, variance[:, 2:4].numpy(), np.nan
     )

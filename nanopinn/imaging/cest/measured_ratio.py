@@ -1,4 +1,4 @@
-"""The ratio of an agent's two contrasts, and what the noise of the spectra makes of it."""
+"""The ratio of an agent's two contrasts, and its variance by the noise of the spectra."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ from nanopinn.imaging.cest.z_spectra import SplineSmoother
 
 Array = NDArray[np.float64]
 
-#: Both contrasts must stand this many standard deviations out of the noise: the usual limit of
-#: detection (Currie 1995, Pure Appl Chem 67:1699). At 2.5 eleven of 200 tubes that show nothing at
-#: 1 uT were given a pH, at 3 eight.
+#: Both contrasts must exceed this many standard deviations of their noise: the usual limit of
+#: detection (Currie 1995, Pure Appl Chem 67:1699). Of 200 tubes without visible contrast at 1 uT,
+#: eleven get a pH with a limit of 2.5 and eight with 3.
 DETECTION_LIMIT = 3.0
 
 
 @dataclass(frozen=True)
 class NoisySpectra:
-    """Spectra ``(n, o)``, how they are smoothed, and the standard deviation of a value of each
-    ``(n,)``.
+    """Spectra of one series with their smoothing and noise.
+
+    Attributes:
+        Z: ``(n, o)``.
+        smoother: smoothing spline of the series.
+        noise: standard deviation of one value of each spectrum, ``(n,)``.
     """
 
     Z: Array
@@ -39,8 +43,13 @@ class NoisySpectra:
 
 @dataclass(frozen=True)
 class ContrastRatio:
-    """Of every spectrum ``(n,)``: first contrast over second, the variance of its logarithm,
-    whether both stand out, and water (ppm).
+    """Ratio of two contrasts of every spectrum, ``(n,)``.
+
+    Attributes:
+        ratio: first contrast over second.
+        log_variance: variance of ln of the ratio.
+        detected: whether both contrasts exceed the detection limit.
+        water_ppm: water resonance offset (B0 shift), ppm.
     """
 
     ratio: Array
@@ -56,16 +65,19 @@ def compute_contrast_ratio(
     kind: Contrast,
     ratio_ppm: tuple[float, ...],
 ) -> ContrastRatio:
-    """Two frequencies of one series, or one frequency of two.
+    """Ratio of the contrasts at two frequencies of one series, or at one frequency of two series.
 
-    The variance follows the noise through the smoothing, through where water is found, and through
-    what both contrasts share:
+    The variance is propagated from the noise of the spectra, through the smoothing and the estimate
+    of the water resonance, with the correlation of the two contrasts:
 
         var ln(c1/c2) = sd^2 |d ln c1/dZ - d ln c2/dZ|^2, summed over the series
 
     Args:
-        before: the series before injection, reference of both contrasts. water_ppm: where water is,
-            if it was mapped.
+        series: one series, or one for each contrast.
+        before: series before injection, the reference of both contrasts.
+        water_ppm: water resonance offset ``(n,)``, ppm; estimated from the spectra if absent.
+        kind: definition of the contrast.
+        ratio_ppm: frequencies of the contrasts, ppm from water.
     """
     first, last = series[0], series[-1]
     places = [_water(s, water_ppm) for s in series]
@@ -112,7 +124,7 @@ def _is_detected(
 def _ratio_of_amide_peaks(
     spectra: NoisySpectra, water_ppm: Array, ratio_ppm: tuple[float, ...]
 ) -> ContrastRatio:
-    """Of Lorentzian dips, whose fit has an error of its own."""
+    """Ratio of the heights of two Lorentzian peaks, with the variance of their fit."""
     heights, variances = amide_heights(
         spectra.smoother.ppm, spectra.Z, water_ppm, (ratio_ppm[0], ratio_ppm[-1])
     )

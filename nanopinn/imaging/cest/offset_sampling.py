@@ -1,5 +1,6 @@
-"""What a scan's offsets and the smoothing make of the ratio, told by noise-free spectra of the
-calibration's own model.
+"""Error of the contrast ratio by the spacing of the offsets and by smoothing.
+
+It is computed with noise-free spectra of the calibration's model.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ from scipy.ndimage import convolve
 from nanopinn.imaging.cest.ratiometric import CalibrationModel
 
 Array = NDArray[np.float64]
-#: Places of water (ppm) and pH between which the table is interpolated.
+#: Steps of the table in B0 shift (ppm) and pH.
 _SHIFT_STEP, _PH_STEP = 0.1, 0.15
-#: What a scan's processing makes of series ``(n, offset)`` with agent and without, and of where
-#: water is: ln ratio ``(n,)``.
+#: Processing of a scan: series ``(n, offset)`` with agent and without, and the B0 shift (ppm), to
+#: ln ratio ``(n,)``.
 LogRatioFunction = Callable[[list[Array], list[Array], Array], Array]
-#: Of where water is (ppm) and pH: mean and standard deviation of ln of the ratio found over the
-#: true one.
+#: B0 shift (ppm) and pH to mean and standard deviation of ln(estimated ratio / true ratio).
 SamplingError = Callable[[Array, Array], tuple[Array, Array]]
 
 
@@ -31,21 +31,21 @@ def tabulate_sampling_error(
     log_ratio: LogRatioFunction,
     pH_range: tuple[float, float],
 ) -> SamplingError:
-    """The error of ln ratio that sampling and smoothing alone leave, as a function of water's place
-    (ppm) and pH.
+    """Tabulate the error of ln ratio by sampling and smoothing over B0 shift and pH.
 
-    Neither place nor pH is known to a step of the table, so it is averaged over neighbours: what
-    they share can be taken off, what they differ by is an error.
+    B0 shift and pH are not known to one step of the table, so the error is averaged over
+    neighbouring entries: their mean is a bias that can be corrected, their scatter an uncertainty.
 
     Args:
-        offsets_ppm: of the series of both contrasts, ``(o,)`` each. shifts: places of water in the
-            scan, ``(n,)``, ppm.
-        log_ratio: the scan's processing. pH_range: of the calibration.
+        model: noise-free spectra of the calibration; None for a calibration without a model.
+        offsets_ppm: of the series of both contrasts, ``(o,)`` each.
+        shifts: B0 shifts in the scan, ``(n,)``, ppm.
+        log_ratio: processing of the scan.
+        pH_range: of the calibration.
 
     Returns:
-        mean and standard deviation, over neighbours, of ln of the ratio found over the true one;
-        NaN where nothing is left of a
-        contrast, 0 for a calibration without a model.
+        Function of B0 shift and pH to mean and standard deviation of ln(estimated / true ratio);
+        NaN where a contrast vanishes, 0 without a model.
     """
     if model is None or not np.isfinite(shifts).any():
         return lambda shift, pH: (np.zeros_like(pH), np.zeros_like(pH))
@@ -61,9 +61,9 @@ def tabulate_sampling_error(
         len(at), len(pH)
     )
     mean = _average_neighbours(error)
-    spread = np.sqrt(np.maximum(_average_neighbours(error**2) - mean**2, 0))
+    std = np.sqrt(np.maximum(_average_neighbours(error**2) - mean**2, 0))
     table = RegularGridInterpolator(
-        (at, pH), np.stack([mean, spread], axis=-1), bounds_error=False
+        (at, pH), np.stack([mean, std], axis=-1), bounds_error=False
     )  # NaN asks for NaN
 
     def look_up(shift: Array, found: Array) -> tuple[Array, Array]:
@@ -76,6 +76,6 @@ def tabulate_sampling_error(
 
 
 def _average_neighbours(table: Array) -> Array:
-    """Average over neighbours of both axes, with weights that fall off to nothing two steps away."""
+    """Average over neighbours along both axes with weights 1/4, 1/2, 1/4."""
     weights = np.array([0.25, 0.5, 0.25])
     return np.asarray(convolve(table, weights[:, None] * weights, mode="nearest"))

@@ -1,4 +1,4 @@
-"""pH of every voxel of a Z-spectral image, with its standard deviation, and why a voxel has none."""
+"""pH of every voxel of a Z-spectral image by the ratio of two contrasts, and its uncertainty."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from nanopinn.imaging.cest.z_spectra import FLANK_PPM, SplineSmoother, ZSpectra,
 
 Array = NDArray[np.float64]
 
-#: A pH less certain than this says nothing that the prior does not.
+#: A pH with a larger standard deviation than this adds nothing to the prior.
 MAX_PH_STD = 0.35
-#: Spectra at once, and spectra that the smoothing learns from.
+#: Spectra computed at once, and spectra by which the smoothing is chosen.
 _BATCH, _SAMPLE = 4096, 400
 
 
 class Validity(IntFlag):
-    """Why a voxel has no pH; 0 is a voxel without complaint."""
+    """Why a voxel has no pH, as bits; 0 where the estimate is valid."""
 
     OK = 0
     NO_SPECTRUM = 1
@@ -30,13 +30,13 @@ class Validity(IntFlag):
     NO_WATER = 2
     """No minimum near 0 ppm: B0 is unknown."""
     BELOW_DETECTION = 4
-    """A contrast does not stand out of the noise: too little agent."""
+    """A contrast does not exceed the detection limit: too little agent."""
     OUT_OF_RANGE = 8
-    """The ratio lies outside the range on which it tells pH."""
+    """The ratio lies outside the range of the calibration."""
     UNCERTAIN = 16
     """Noise and sampling leave pH uncertain by more than 0.35."""
     OUTSIDE = 32
-    """The scan did not reach here."""
+    """The voxel lies outside the scan."""
     NO_FIT = 64
     """A fit of the spectrum did not converge, or ended at a bound."""
 
@@ -57,7 +57,10 @@ class PhImage:
     """pH on the grid of the CEST scan, ``(x, y, z)``, NaN where not measured.
 
     Attributes:
-        std: of noise and calibration. b0_ppm: where water is. validity: bits of :class:`Validity`.
+        pH: estimate.
+        std: standard deviation of noise and calibration together.
+        b0_ppm: water resonance offset (B0 shift), ppm.
+        validity: bits of :class:`Validity`.
     """
 
     pH: Array
@@ -76,26 +79,30 @@ def ph_image(
     second: ZSpectra | None = None,
     calibration_std: float | None = None,
 ) -> PhImage:
-    """The ratio of two contrasts, inverted, voxel by voxel.
+    """Estimate pH in every voxel from the ratio of two contrasts.
 
     Args:
-        calibration: says whose contrasts it takes, and where.
-        B1: true over nominal amplitude ``(x, y, z)``. b0_ppm: where water is, if it was mapped.
+        spectra: the scan.
+        calibration: inverts the ratio, and states its contrasts and frequencies.
+        B1: true over nominal saturation amplitude ``(x, y, z)``.
+        b0_ppm: water resonance offset ``(x, y, z)``, ppm; estimated from the spectra if absent.
         before: spectra of the same grid before injection, the reference in place of the mirrored
             frequency.
         second: spectra of the same grid at another power, for the second contrast of an agent with
             one frequency.
-        calibration_std: of the calibration, added to that of the noise; its own if absent.
+        calibration_std: pH, added to the noise in quadrature; the calibration's own if absent.
+
+    Returns:
+        pH on the grid of the scan.
     """
     parts = [s for s in (spectra, second, before) if s is not None]
     flat = [s.Z.reshape(-1, len(s.offsets_ppm)) for s in parts]
     known = np.logical_and.reduce([np.isfinite(f).all(axis=1) for f in flat])
-    where = np.flatnonzero(known)
-    out = {n: np.full(len(known), np.nan) for n in ("pH", "std", "b0")}
-    validity = np.where(known, 0, int(Validity.NO_SPECTRUM)).astype(np.int32)
-    if len(where):
+    shape = spectra.Z.shape[:3]
+    found = [(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int32))]
+    if known.any():
         scans = [
-            _build_noisy_spectra(s.offsets_ppm, f[where], calibration)
+            _build_noisy_spectra(s.offsets_ppm, f[known], calibration)
             for s, f in zip(parts, flat, strict=True)
         ]
         scan = _CestScan(
@@ -103,44 +110,66 @@ def ph_image(
             scans[-1] if before is not None else None,
             calibration,
         )
-        b0, amplitude = (None if m is None else m.reshape(-1)[where] for m in (b0_ppm, B1))
+        b0, amplitude = (None if m is None else m.reshape(-1)[known] for m in (b0_ppm, B1))
         error = scan.tabulate_sampling_error(b0)
         own = calibration.std if calibration_std is None else calibration_std
-        for i in range(0, len(where), _BATCH):
+        for i in range(0, int(known.sum()), _BATCH):
             rows = slice(i, i + _BATCH)
-            found = _compute_ph_batch(
-                scan,
-                rows,
-                None if b0 is None else b0[rows],
-                None if amplitude is None else amplitude[rows],
-                error,
-                own,
+            found.append(
+                _compute_ph_batch(
+                    scan,
+                    rows,
+                    None if b0 is None else b0[rows],
+                    None if amplitude is None else amplitude[rows],
+                    error,
+                    own,
+                )
             )
-            (
-                out["pH"][where[rows]],
-                out["std"][where[rows]],
-                out["b0"][where[rows]],
-                validity[where[rows]],
-            ) = found
-    shape = spectra.Z.shape[:3]
-    return PhImage(
-        out["pH"].reshape(shape),
-        out["std"].reshape(shape),
-        out["b0"].reshape(shape),
-        validity.reshape(shape),
-    )
+    pH, std, b0_found, validity = (np.concatenate(part) for part in zip(*found, strict=True))
+    return assemble_ph_image(shape, known, pH, std, b0_found, validity)
+
+
+def assemble_ph_image(
+    shape: tuple[int, ...],
+    known: NDArray[np.bool_],
+    pH: Array,
+    std: Array,
+    b0_ppm: Array,
+    validity: NDArray[np.int32],
+) -> PhImage:
+    """Put the estimates of the voxels that have a spectrum into an image.
+
+    Args:
+        shape: of the image, ``(x, y, z)``.
+        known: which voxels have a spectrum, flat.
+        pH: of these voxels, ``(n,)``.
+        std: standard deviation of pH, ``(n,)``.
+        b0_ppm: water resonance offset, ppm, ``(n,)``.
+        validity: bits of :class:`Validity`, ``(n,)``; pH and its error are NaN where it is not 0.
+
+    Returns:
+        The image, NaN and :attr:`Validity.NO_SPECTRUM` in the other voxels.
+    """
+    bits = np.full(len(known), int(Validity.NO_SPECTRUM), dtype=np.int32)
+    bits[known] = validity
+    images = []
+    for values, valid in ((pH, validity == 0), (std, validity == 0), (b0_ppm, True)):
+        image = np.full(len(known), np.nan)
+        image[known] = np.where(valid, values, np.nan)
+        images.append(image.reshape(shape))
+    return PhImage(images[0], images[1], images[2], bits.reshape(shape))
 
 
 @dataclass(frozen=True)
 class _CestScan:
-    """The series of the contrasts, the one before injection, and whose ratio is asked for."""
+    """Series of the contrasts, series before injection, and the calibration of their ratio."""
 
     series: list[NoisySpectra]
     before: NoisySpectra | None
     calibration: PhCalibration
 
     def ratio(self, rows: slice, b0_ppm: Array | None) -> ContrastRatio:
-        """Of some of the spectra."""
+        """Contrast ratio of some of the spectra."""
         before = None if self.before is None else _select_rows(self.before, rows)
         kind, places = self.calibration.contrast, self.calibration.ratio_ppm
         return compute_contrast_ratio(
@@ -148,9 +177,7 @@ class _CestScan:
         )
 
     def tabulate_sampling_error(self, b0_ppm: Array | None) -> SamplingError:
-        """What the offsets and the smoothing do to noise-free spectra of the calibration, treated
-        as these are.
-        """
+        """Error that offsets and smoothing leave, from noise-free spectra of the calibration."""
 
         def log_ratio(with_agent: list[Array], without: list[Array], water: Array) -> Array:
             series = [
@@ -184,7 +211,7 @@ class _CestScan:
 
 
 def _build_noisy_spectra(ppm: Array, Z: Array, calibration: PhCalibration) -> NoisySpectra:
-    # a fit of dips has a noise of its own
+    # the fit of Lorentzian peaks estimates the noise itself
     noise = (
         np.zeros(len(Z))
         if calibration.contrast == "lorentz"
@@ -211,12 +238,13 @@ def _compute_ph_batch(
     error: SamplingError,
     calibration_std: float,
 ) -> tuple[Array, Array, Array, NDArray[np.int32]]:
+    """pH, standard deviation, B0 shift and validity of some of the spectra."""
     found = scan.ratio(rows, b0)
     amplitude = np.ones_like(found.ratio) if B1 is None else B1
     pH, slope = scan.calibration.invert(found.ratio, amplitude)
-    bend, spread = error(found.water_ppm, pH)
-    pH, slope = scan.calibration.invert(found.ratio * np.exp(-bend), amplitude)
-    own = np.abs(slope) * np.sqrt(found.log_variance + spread**2)
+    bias, sampling_std = error(found.water_ppm, pH)
+    pH, slope = scan.calibration.invert(found.ratio * np.exp(-bias), amplitude)
+    own = np.abs(slope) * np.sqrt(found.log_variance + sampling_std**2)
     measured = np.isfinite(found.water_ppm)
     validity = np.zeros(len(pH), dtype=np.int32)
     for bit, wrong in (
@@ -226,5 +254,4 @@ def _compute_ph_batch(
         (Validity.UNCERTAIN, found.detected & np.isfinite(pH) & ~(own <= MAX_PH_STD)),
     ):
         validity[wrong] |= int(bit)
-    bad, std = validity != 0, np.sqrt(own**2 + calibration_std**2)
-    return np.where(bad, np.nan, pH), np.where(bad, np.nan, std), found.water_ppm, validity
+    return pH, np.sqrt(own**2 + calibration_std**2), found.water_ppm, validity

@@ -1,4 +1,4 @@
-"""Extracellular pH on the grid of the DCE scan: measured where it was, stated where it was not."""
+"""Extracellular pH on the grid of the DCE scan, measured or assumed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 #: Extracellular pH of living tissue.
 LOWEST_PH, HIGHEST_PH = 5.0, 8.5
-#: Less of the tumour than this inside the scan is no pH of the tumour.
+#: Least share of the tumour that the CEST scan has to cover.
 MIN_OVERLAP = 0.3
 
 
@@ -32,12 +32,14 @@ class PhMap:
     """pH on the DCE grid.
 
     Attributes:
-        measured, std: ``(x, y, z)``, NaN where not measured.
-        filled: for the physics, without holes. fill_value: what stands in tumour voxels not
-            measured.
-        common_std: error that all voxels share, of the calibration; part of ``std``.
-        coverage: measured share of the tumour. validity: bits of :class:`Validity`, why a voxel has
-            none.
+        measured: pH ``(x, y, z)``, NaN where not measured.
+        std: its standard deviation ``(x, y, z)``, NaN where not measured.
+        filled: pH ``(x, y, z)`` for the physics, with values where none was measured.
+        fill_value: pH of tumour voxels without a measurement.
+        common_std: standard deviation of the calibration, which all voxels share; part of ``std``.
+        coverage: measured share of the tumour.
+        validity: ``(x, y, z)``, bits of :class:`Validity`: why a voxel has no pH.
+        assumptions: sentences for the report.
     """
 
     measured: Array
@@ -51,8 +53,12 @@ class PhMap:
 
     @classmethod
     def without_measurement(cls, filled: Array, fill_value: float, note: str) -> PhMap:
-        """No pH was measured; what the physics is given in its place, and what is to be said of
-        that.
+        """pH for the physics where none was measured.
+
+        Args:
+            filled: pH ``(x, y, z)``.
+            fill_value: pH of the tumour.
+            note: sentence for the report.
         """
         nothing = np.full(filled.shape, np.nan)
         return cls(
@@ -69,7 +75,7 @@ class PhMap:
 
 @dataclass(frozen=True)
 class _PhOnScanGrid:
-    """pH, its standard deviation and an image to register by, on the grid they were measured on."""
+    """pH, its standard deviation and an image for registration, on the grid of the pH scan."""
 
     pH: Array
     std: Array
@@ -81,15 +87,19 @@ class _PhOnScanGrid:
 
 
 def assumed_ph(pH: float, mask: NDArray[np.bool_]) -> PhMap:
-    """No pH was measured: one value in the tumour, said so.
+    """One assumed pH throughout the tumour, and normal pH outside.
+
+    Args:
+        pH: value in the tumour.
+        mask: tumour, ``(x, y, z)``.
 
     Raises:
-        InputError: the value is no pH of living tissue.
+        InputError: the value is not a pH of living tissue.
     """
     if not LOWEST_PH <= pH <= HIGHEST_PH:
         raise InputError(
             "not an extracellular pH",
-            field="--assume-ph",
+            field="assume_ph",
             found=pH,
             expected=f"{LOWEST_PH} to {HIGHEST_PH}",
             remedy="Give the pH itself, e.g. 6.9.",
@@ -111,18 +121,26 @@ def load_ph(
     orientation: Orientation | None = None,
     coregistration: Coregistration | None = None,
 ) -> PhMap:
-    """pH of a ready map (3-D) or of Z-spectra (4-D), computed on its own grid and brought to that
-    of the DCE scan last.
+    """Read a pH map (3-D) or estimate pH from Z-spectra (4-D), and resample it to the DCE grid.
 
-    B0 and B1 maps are taken to lie with the CEST scan as their affines say, and move with it.
+    pH is computed on the grid of its own scan and resampled last. B0 and B1 maps are aligned with
+    the CEST scan by their affines, and registered together with it.
 
     Args:
-        affine, mask: of the DCE grid. onto: moves the scan over the DCE scan first, by what it
-            shows.
+        path: pH map or series of Z-spectra.
+        affine: of the DCE grid, ``(4, 4)`` to RAS mm.
+        mask: tumour on the DCE grid, ``(x, y, z)``.
+        options: other files and choices of the CEST scan.
+        B1: map of true over nominal saturation amplitude.
+        orientation: affine to use where sform and qform disagree.
+        coregistration: registration of scans to the DCE scan; None uses the affines.
+
+    Returns:
+        pH on the DCE grid.
 
     Raises:
-        InputError: it is neither, or less than 30 % of the tumour lies inside it, or none of that
-            has a pH.
+        InputError: the volume is neither of the two, covers less than 30 % of the tumour, or has no
+            pH in the tumour.
     """
     own = _read_ph_on_scan_grid(path, options or CestOptions(), B1, orientation)
     placed, moved = (
@@ -141,7 +159,7 @@ def load_ph(
             field="affine",
             found=f"{overlap:.0%} of the tumour inside it",
             expected=f"at least {MIN_OVERLAP:.0%}",
-            remedy="Check both affines, or register the scans (--register rigid).",
+            remedy="Check both affines, or register the scans: `register` 'rigid'.",
         )
     on_dce, std = (resample(m, placed, shape, affine) for m in (own.pH, own.std))
     coverage = float(np.isfinite(on_dce[mask]).mean())
@@ -152,7 +170,7 @@ def load_ph(
             field="values",
             found=f"0 of {int(mask.sum())} tumour voxels",
             expected="agent in the tumour, and a ratio within the calibrated range",
-            remedy="Look at the assumptions of `nanopinn maps`.",
+            remedy="Make the maps alone: the assumptions say why voxels have no pH.",
         )
     fill = float(np.mean(on_dce[mask & np.isfinite(on_dce)]))
     filled = np.where(np.isfinite(on_dce), on_dce, np.where(mask, fill, value("pHe_n")))
@@ -162,10 +180,8 @@ def load_ph(
         " scan).",
     )
     if coverage < 1:
-        notes.append(
-            f"Tumour voxels where pH was not measured carry the measured mean, {fill:.2f}."
-        )
-    notes.append(f"Outside the tumour, unmeasured tissue carries pH {value('pHe_n'):g}.")
+        notes.append(f"Tumour voxels where pH was not measured have the measured mean, {fill:.2f}.")
+    notes.append(f"Outside the tumour, unmeasured tissue has pH {value('pHe_n'):g}.")
     codes = resample(own.validity.astype(np.float64), placed, shape, affine, order=0)
     validity = np.where(np.isfinite(codes), np.nan_to_num(codes), int(Validity.OUTSIDE)).astype(
         np.int32
@@ -218,14 +234,14 @@ def _read_ph_on_scan_grid(
 
 
 def _mask_implausible_ph(values: Array, path: VolumeSource) -> tuple[Array, list[str]]:
-    """The map with NaN for what is missing (0, -1, not finite) or no pH, and how much was no pH."""
+    """pH, NaN where it is missing (0, -1, not finite) or impossible; and notes on the latter."""
     known = np.isfinite(values) & (values != 0) & (values != -1)
     if not known.any():
         raise InputError(
             "the pH map holds no value",
             file=path,
             field="values",
-            found="only 0, -1 and NaN, which are 'missing'",
+            found="only 0, -1 and NaN, which mark missing values",
             expected=f"{LOWEST_PH} to {HIGHEST_PH}",
             remedy="Export the map again.",
         )
@@ -253,7 +269,8 @@ def _mask_implausible_ph(values: Array, path: VolumeSource) -> tuple[Array, list
     )
     if clipped and np.unique(values[good]).size > 20:
         notes.append(
-            f"The pH map looks clipped at {' and '.join(clipped)}: values there may lie beyond."
+            f"The pH map appears to be clipped at {' and '.join(clipped)}: true values may lie"
+            " beyond."
         )
     return np.where(good, values, np.nan), notes
 

@@ -1,4 +1,4 @@
-"""From the files of a CEST scan to a pH image."""
+"""From the files of a CEST scan to a pH image by the method and the calibration chosen."""
 
 from __future__ import annotations
 
@@ -34,19 +34,21 @@ PhMethod = Literal["ratio", "spectrum"]
 
 @dataclass(frozen=True)
 class CestOptions:
-    """What may be chosen about a CEST scan.
+    """Files and choices of a CEST scan beside its series.
 
     Attributes:
-        before: series before injection. second: series at another power, for agents with one
-            frequency.
-        offsets: table that wins over the sidecar. b0: map of water's place, ppm.
-        agent: name or TOML file. contrast: ``rex`` or ``st``, for ``bloch``. calibration:
-            ``bloch``, one of :data:`PRESETS` or a TOML file.
-        method: ``ratio``, or ``spectrum``, a fit of every offset beyond water's own dip.
+        pre_injection: series before injection, the reference of the contrasts.
+        second_power: series at another saturation power, for agents with one frequency.
+        offsets: table of saturation offsets that replaces those of the sidecar.
+        b0: map of the water resonance offset (B0 shift), ppm.
+        agent: name, or a TOML file.
+        contrast: ``rex`` or ``st``, for the calibration ``bloch``.
+        calibration: ``bloch``, one of :data:`PUBLISHED_CALIBRATIONS` or a TOML file.
+        method: ``ratio``, or ``spectrum``, a fit of every offset outside direct saturation.
     """
 
-    before: VolumeSource | None = None
-    second: VolumeSource | None = None
+    pre_injection: VolumeSource | None = None
+    second_power: VolumeSource | None = None
     offsets: str | Path | None = None
     b0: VolumeSource | None = None
     agent: str = "iopamidol"
@@ -55,19 +57,27 @@ class CestOptions:
     method: PhMethod = "ratio"
 
     def files(self) -> list[Path | ArrayVolume]:
-        """Every file that is read, and every volume in memory."""
+        """List every file that is read, and every volume in memory."""
         own: list[Path | ArrayVolume] = []
         own += [Path(self.agent)] if self.agent.endswith(".toml") else []
         own += [Path(self.calibration)] if is_calibration_file(self.calibration) else []
         return [
-            as_file(f) for f in (self.before, self.second, self.offsets, self.b0) if f is not None
+            as_file(f)
+            for f in (self.pre_injection, self.second_power, self.offsets, self.b0)
+            if f is not None
         ] + own
 
 
 @dataclass(frozen=True)
 class MeasuredPh:
-    """A pH image on its own grid, the error that its calibration shares, and an image of the same
-    scan that shows anatomy.
+    """pH measured by a CEST scan, on the grid of the scan.
+
+    Attributes:
+        image: pH, its standard deviation and its validity.
+        calibration_std: standard deviation of the calibration, which all voxels share.
+        anatomy: ``(x, y, z)``, the image with the least saturation, for registration.
+        affine: ``(4, 4)`` to RAS mm.
+        assumptions: sentences for the report.
     """
 
     image: PhImage
@@ -84,7 +94,16 @@ def measure_ph(
     B1: B1Map | None = None,
     orientation: Orientation | None = None,
 ) -> MeasuredPh:
-    """pH of a 4-D series of saturated images.
+    """Estimate pH from a 4-D series of saturated images.
+
+    Args:
+        path: the series.
+        options: other files of the scan, agent, calibration and method.
+        B1: map of true over nominal saturation amplitude.
+        orientation: affine to use where sform and qform disagree.
+
+    Returns:
+        pH on the grid of the scan.
 
     Raises:
         InputError: offsets, saturation or calibration are missing or contradict each other.
@@ -95,13 +114,15 @@ def measure_ph(
         return _measure_ph_by_spectral_fit(spectra, agent, options, B1, path)
     before = (
         None
-        if options.before is None
-        else _read_matching_series(options.before, "--cest-pre", spectra, options, orientation)
+        if options.pre_injection is None
+        else _read_matching_series(options.pre_injection, "cest_pre", spectra, options, orientation)
     )
     second = (
         None
-        if options.second is None
-        else _read_matching_series(options.second, "--cest-power2", spectra, options, orientation)
+        if options.second_power is None
+        else _read_matching_series(
+            options.second_power, "cest_power2", spectra, options, orientation
+        )
     )
     _check_consistent_options(agent, options, path)
     calibration = _calibration(agent, options, spectra, second, path)
@@ -132,7 +153,13 @@ def measure_ph(
 def _measure_ph_by_spectral_fit(
     spectra: ZSpectra, agent: CestAgent, options: CestOptions, B1: B1Map | None, path: VolumeSource
 ) -> MeasuredPh:
-    if (options.before, options.second, options.b0, options.calibration, options.contrast) != (
+    if (
+        options.pre_injection,
+        options.second_power,
+        options.b0,
+        options.calibration,
+        options.contrast,
+    ) != (
         None,
         None,
         None,
@@ -140,13 +167,13 @@ def _measure_ph_by_spectral_fit(
         "rex",
     ):
         raise InputError(
-            "a fit of the spectrum takes one series and finds water itself",
+            "a fit of the spectrum takes one series and estimates the B0 shift itself",
             file=path,
-            field="--ph-method",
+            field="ph_method",
             found="spectrum",
             remedy=(
-                "Leave --cest-pre, --cest-power2, --b0, --cest-contrast and --ph-calibration out,"
-                " or use --ph-method ratio."
+                "Leave `cest_pre`, `cest_power2`, `cest_b0`, `cest_contrast` and `ph_calibration`"
+                " out, or use `ph_method` 'ratio'."
             ),
         )
     shape = spectra.Z.shape[:3]
@@ -158,30 +185,30 @@ def _measure_ph_by_spectral_fit(
     )
     notes = (
         f"The CEST agent is {agent.name}.",
-        f"pH is by {METHOD_DESCRIPTION}.",
+        f"pH was estimated by {METHOD_DESCRIPTION}.",
         *_describe_coverage(std, found),
     )
     return MeasuredPh(found, std, spectra.reference, spectra.affine, (*spectra.assumptions, *notes))
 
 
 def _agent_name(path: VolumeSource, options: CestOptions) -> str:
-    """The agent that was chosen, unless the sidecar says that there was none."""
+    """The agent chosen, unless the sidecar states endogenous contrast."""
     stated = read_sidecar(path).get("CestAgent")
     if isinstance(stated, str) and stated.lower() in ("none", "endogenous"):
         raise InputError(
-            "endogenous contrast is weighted by pH but is no extracellular pH",
+            "endogenous contrast depends on pH but does not measure extracellular pH",
             file=sidecar_path(path),
             field="CestAgent",
             found=stated,
-            expected="an agent outside cells whose calibration is known",
-            remedy="Give a pH map that you have calibrated yourself, or --assume-ph.",
+            expected="an extracellular agent with a known calibration",
+            remedy="Give a pH map that you have calibrated yourself, or `assume_ph`.",
         )
     return options.agent
 
 
 def _read_matching_series(
     path: VolumeSource,
-    option: str,
+    field: str,
     spectra: ZSpectra,
     options: CestOptions,
     orientation: Orientation | None,
@@ -192,37 +219,39 @@ def _read_matching_series(
         found.offsets_ppm, spectra.offsets_ppm, atol=1e-3
     ):
         raise InputError(
-            "the series has another grid or other offsets than --cest",
+            "the series has another grid or other offsets than `cest`",
             file=path,
-            field=option,
+            field=field,
             found=str(found.Z.shape),
             expected=str(spectra.Z.shape),
-            remedy="Give the same protocol, registered.",
+            remedy="Give a series of the same protocol, registered to `cest`.",
         )
     return found
 
 
 def _check_consistent_options(agent: CestAgent, options: CestOptions, path: VolumeSource) -> None:
-    """Whether the ratio that the agent asks for can be made of what was given."""
-    if len(agent.ratio_ppm) == 1 and options.second is None:
+    """Refuse series from which the ratio of the agent cannot be computed."""
+    if len(agent.ratio_ppm) == 1 and options.second_power is None:
         raise InputError(
-            "an agent with one frequency tells pH by two powers",
+            "the pH of an agent with one frequency is measured by two powers",
             file=path,
-            field="--cest-power2",
+            field="cest_power2",
             found="one series",
             expected="a second series at another SaturationB1uT",
-            remedy="Give it with --cest-power2.",
+            remedy="Give it as `cest_power2`.",
         )
-    if options.second is not None and (
-        len(agent.ratio_ppm) == 2 or options.before is not None or options.calibration != "bloch"
+    if options.second_power is not None and (
+        len(agent.ratio_ppm) == 2
+        or options.pre_injection is not None
+        or options.calibration != "bloch"
     ):
         raise InputError(
-            "a second power goes with an agent of one frequency, its own mirrored reference and a"
-            " Bloch curve",
-            file=options.second,
-            field="--cest-power2",
+            "a second power needs an agent with one frequency, the mirrored frequency as reference"
+            " and the calibration bloch",
+            file=options.second_power,
+            field="cest_power2",
             found=f"{agent.name}, {options.calibration}",
-            remedy="Leave --cest-power2 or the other option out.",
+            remedy="Leave out `cest_power2`, or the setting that contradicts it.",
         )
 
 
@@ -240,7 +269,7 @@ def _calibration(
     if options.calibration != "bloch":
         raise InputError(
             "no such calibration",
-            field="--ph-calibration",
+            field="ph_calibration",
             found=options.calibration,
             expected=f"{', '.join(('bloch', *PUBLISHED_CALIBRATIONS))}, or a TOML file",
             remedy="Give one of these.",
@@ -255,14 +284,17 @@ def _calibration(
                 f"{CEST_KEYS['SaturationB1uT']}; {CEST_KEYS['SaturationTimeS']};"
                 " MagneticFieldStrength"
             ),
-            remedy="Write them into the sidecar, or give a published line with --ph-calibration.",
+            remedy=(
+                "Write them into the sidecar, or choose a published calibration by"
+                " `ph_calibration`."
+            ),
         )
     if second is not None and (
         second.saturation is None or second.saturation.B1_uT == spectra.saturation.B1_uT
     ):
         raise InputError(
-            "the second series has no other power",
-            file=options.second,
+            "the second series has the same saturation power, or states none",
+            file=options.second_power,
             field="SaturationB1uT",
             found="nothing" if second.saturation is None else f"{second.saturation.B1_uT:g} uT",
             expected=f"stated, and not {spectra.saturation.B1_uT:g} uT",
@@ -278,7 +310,7 @@ def _calibration(
 
 def _notes(calibration: PhCalibration, found: PhImage, mirrored: bool) -> list[str]:
     against = "the mirrored frequency" if mirrored else "the series before injection"
-    said = f"pH is the ratio of contrasts against {against}, inverted by: {calibration.source}."
+    said = f"pH is from the ratio of contrasts against {against}, by: {calibration.source}."
     return [said, *_describe_coverage(calibration.std, found)]
 
 
@@ -290,7 +322,7 @@ def _describe_coverage(calibration_std: float, found: PhImage) -> list[str]:
     }
     lost = [f"{n} {words}" for words, n in counts.items() if n]
     return [
-        f"Its calibration is taken as good to {calibration_std:g} pH in every voxel.",
+        f"The calibration error is taken as {calibration_std:g} pH, shared by all voxels.",
         f"Of {int(tissue.sum())} voxels with a spectrum {int(np.isfinite(found.pH).sum())} have"
         " a pH" + (f" (without: {', '.join(lost)})." if lost else "."),
     ]

@@ -1,7 +1,8 @@
-"""Where water is and what an agent adds at a frequency, each with its derivative by every value of
-the spectrum.
+"""Contrasts of a CEST agent, and calibrations from the ratio of two contrasts to pH.
 
-From the ratio of two contrasts to pH: a Bloch-McConnell curve for the scan, or a published line.
+The water resonance and the contrasts are estimated with their derivatives by every value of the
+spectrum, for the propagation of noise. A calibration is a Bloch-McConnell curve for the scan, or a
+published linear calibration.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ from nanopinn.parameters import value
 
 Array = NDArray[np.float64]
 
-#: Water is sought within this of 0, ppm.
+#: Range around 0 in which the water resonance is searched, ppm.
 B0_WINDOW_PPM = 1.2
 _WATER_STEP, _STEP = 0.01, 0.02
 
 
 @dataclass(frozen=True)
 class WaterOffset:
-    """Where water is, ppm, ``(n,)``, NaN where it was not found; ``slope``: its derivative by the
-    spectrum, ``(n, o)``, 0 if given.
+    """Water resonance offset (B0 shift) of every spectrum.
+
+    Attributes:
+        ppm: ``(n,)``, NaN where it was not found.
+        slope: derivative by the values of the spectrum, ``(n, o)``; 0 where a B0 map gave it.
     """
 
     ppm: Array
@@ -39,8 +43,12 @@ class WaterOffset:
 
 @dataclass(frozen=True)
 class AgentContrast:
-    """A contrast ``(n,)``, and its derivatives by the spectra it was made of and by those of the
-    series before injection, ``(n, o)``.
+    """Contrast of every spectrum at one frequency.
+
+    Attributes:
+        value: ``(n,)``.
+        slope: derivative by the values of the spectrum, ``(n, o)``.
+        slope_before: derivative by the values of the series before injection, ``(n, o)``.
     """
 
     value: Array
@@ -49,8 +57,14 @@ class AgentContrast:
 
 
 def estimate_water_offset(Z: Array, smoother: SplineSmoother) -> WaterOffset:
-    """Minimum of the smoothed spectra near 0 ppm; NaN where the lowest place is at the edge of the
-    window.
+    """Estimate the water resonance offset by the minimum of the smoothed spectra near 0 ppm.
+
+    Args:
+        Z: spectra ``(n, o)``.
+        smoother: smoothing spline of the series.
+
+    Returns:
+        The offset, NaN where the lowest value is at the edge of the search range.
     """
     grid = np.arange(-B0_WINDOW_PPM, B0_WINDOW_PPM + _WATER_STEP / 2, _WATER_STEP)
     rows = smoother.interpolation_matrix(grid)
@@ -59,11 +73,12 @@ def estimate_water_offset(Z: Array, smoother: SplineSmoother) -> WaterOffset:
     inner = np.clip(i, 1, len(grid) - 2)
     n = np.arange(len(Z))
     left, middle, right = curves[n, inner - 1], curves[n, inner], curves[n, inner + 1]
-    bend = left - 2 * middle + right
-    sharp = np.where(bend > 0, bend, 1.0)
-    shift = grid[inner] + _WATER_STEP / 2 * (left - right) / sharp
-    slope = _WATER_STEP / 2 * (rows[inner - 1] - rows[inner + 1]) / sharp[:, None]
-    return WaterOffset(np.where((i > 0) & (i < len(grid) - 1) & (bend > 0), shift, np.nan), slope)
+    curvature = left - 2 * middle + right
+    divisor = np.where(curvature > 0, curvature, 1.0)
+    shift = grid[inner] + _WATER_STEP / 2 * (left - right) / divisor
+    slope = _WATER_STEP / 2 * (rows[inner - 1] - rows[inner + 1]) / divisor[:, None]
+    is_minimum = (i > 0) & (i < len(grid) - 1) & (curvature > 0)
+    return WaterOffset(np.where(is_minimum, shift, np.nan), slope)
 
 
 def agent_contrast(
@@ -74,8 +89,16 @@ def agent_contrast(
     water: WaterOffset,
     before: Array | None,
 ) -> AgentContrast:
-    """Contrast at a frequency against the mirrored one, or against the series before injection
-    ``(n, o)``.
+    """Estimate the contrast at one frequency.
+
+    Args:
+        Z: spectra ``(n, o)``.
+        smoother: smoothing spline of the series.
+        ppm: the frequency, from water.
+        kind: ``rex`` or ``st``, as in :func:`compute_contrast`.
+        water: water resonance offset.
+        before: spectra before injection ``(n, o)``, the reference; if absent, the mirrored
+            frequency is.
     """
     at, weights, rise = _interpolate_spectrum(Z, smoother, water.ppm + ppm)
     other = Z if before is None else before
@@ -86,8 +109,8 @@ def agent_contrast(
         by_at, by_ref = (
             (-(at**-2), reference**-2) if kind == "rex" else (-np.ones_like(at), np.ones_like(at))
         )
-    moved = (by_at * rise + by_ref * rise_ref)[:, None] * water.slope
-    own, others = by_at[:, None] * weights + moved, by_ref[:, None] * weights_ref
+    by_water = (by_at * rise + by_ref * rise_ref)[:, None] * water.slope
+    own, others = by_at[:, None] * weights + by_water, by_ref[:, None] * weights_ref
     nothing = np.zeros_like(others)
     value = compute_contrast(at, reference, kind)
     return (
@@ -100,9 +123,7 @@ def agent_contrast(
 def _interpolate_spectrum(
     Z: Array, smoother: SplineSmoother, at_ppm: Array
 ) -> tuple[Array, Array, Array]:
-    """Smoothed value at a place of its own in every spectrum, its weights of the spectrum's values,
-    and its rise per ppm.
-    """
+    """Smoothed value of every spectrum at its own offset, its weights and its slope per ppm."""
     low, high = np.nanmin(at_ppm, initial=0.0), np.nanmax(at_ppm, initial=0.0)
     grid = np.arange(low - _STEP, high + 2 * _STEP, _STEP)
     rows = smoother.interpolation_matrix(grid)
@@ -120,19 +141,19 @@ def _interpolate_spectrum(
 
 Contrast = Literal["rex", "st", "lorentz"]
 
-#: A scan whose field, amplitude or length is within this share of a line's is the line's.
+#: Relative difference of field, amplitude or duration up to which a calibration applies to a scan.
 _PROTOCOL_TOLERANCE = 0.1
-#: Of what a line may hold for, by the sidecar's key.
+#: Units of the protocol of a calibration, by the sidecar's key.
 PROTOCOL_UNITS = {"MagneticFieldStrength": "T", "SaturationB1uT": "uT", "SaturationTimeS": "s"}
-#: Relative amplitudes between which curves are interpolated.
+#: Relative amplitudes B1 between which the curves are interpolated.
 _RELATIVE_B1 = np.arange(0.5, 1.51, 0.1)
 
 
 def compute_contrast(Z_agent: Array, Z_reference: Array, kind: Contrast) -> Array:
-    """What an agent's protons add at a frequency, from the signals there and at the reference.
+    """Compute the contrast of an agent from the signals at its frequency and at the reference.
 
-    ``rex``: 1/Z - 1/Z_ref, free of direct saturation (Zaiss 2014, NMR Biomed 27:240); ``st``: Z_ref
-    - Z, which with the mirrored frequency as reference is MTRasym.
+    ``rex`` is 1/Z - 1/Z_ref, which is free of direct saturation (Zaiss 2014, NMR Biomed 27:240).
+    ``st`` is Z_ref - Z, which is MTRasym where the reference is the mirrored frequency.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(1 / Z_agent - 1 / Z_reference if kind == "rex" else Z_reference - Z_agent)
@@ -140,12 +161,12 @@ def compute_contrast(Z_agent: Array, Z_reference: Array, kind: Contrast) -> Arra
 
 @dataclass(frozen=True)
 class CalibrationModel:
-    """Noise-free spectra of what a calibration supposes.
+    """Noise-free spectra under the assumptions of a calibration.
 
     Attributes:
-        spectra: series (0, or 1 for the second contrast), offsets from water ``(n, o)`` in ppm, pH
-            ``(n,)``, with agent or without, to Z ``(n, o)``. log_ratio: of the calibration's curve
-            at nominal amplitude, by pH.
+        spectra: function of series (0, or 1 for the second contrast), offsets from water
+            ``(n, o)`` in ppm, pH ``(n,)`` and presence of the agent to Z ``(n, o)``.
+        log_ratio: ln of the ratio of the calibration at nominal amplitude, as a function of pH.
     """
 
     spectra: Callable[[int, Array, Array, bool], Array]
@@ -154,13 +175,18 @@ class CalibrationModel:
 
 @dataclass(frozen=True)
 class PhCalibration:
-    """pH of a ratio.
+    """A calibration from the ratio of two contrasts to pH.
 
     Attributes:
         invert: ``(ratio, relative B1)`` to pH and d pH / d ln ratio; NaN outside its range.
-        lowest, highest: pH between which it holds. source: where it comes from, for the report.
-        contrast: whose ratio it takes. std: its own error in pH. ratio_ppm: where it takes them.
-        model: None for a published line. scan: what a line was measured with, by the sidecar's key.
+        lowest: lower limit of pH.
+        highest: upper limit of pH.
+        source: description for the report.
+        contrast: definition of the contrasts.
+        std: standard deviation of the calibration itself, pH.
+        ratio_ppm: frequencies of the contrasts, ppm from water.
+        model: spectra of the calibration; None for a published one.
+        scan: protocol with which a published calibration was measured, by the sidecar's key.
     """
 
     invert: Callable[[Array, Array], tuple[Array, Array]]
@@ -174,9 +200,7 @@ class PhCalibration:
     scan: Mapping[str, float] = field(default_factory=dict)
 
     def describe_protocol_mismatch(self, side: Mapping[str, Any]) -> str | None:
-        """A sentence, if the sidecar states a scan that is more than 10 % from the one that the
-        line was measured with.
-        """
+        """A warning if the protocol in a sidecar differs by more than 10 %; None otherwise."""
         stated = {
             k: side[k]
             for k in self.scan
@@ -192,7 +216,10 @@ class PhCalibration:
         said = ", ".join(
             f"{k} {self.scan[k]:g} {PROTOCOL_UNITS[k]} (here {stated[k]:g})" for k in wrong
         )
-        return f"Warning: the calibration holds for {said}: pH may be further off than is stated."
+        return (
+            f"Warning: the calibration was measured with {said}: the error of pH may be larger than"
+            " stated."
+        )
 
 
 def bloch_calibration(
@@ -205,15 +232,23 @@ def bloch_calibration(
     T1_s: float = 2.0,
     T2_s: float = 0.3,
 ) -> PhCalibration:
-    """The ratio of the agent's two frequencies as the Bloch-McConnell equations give it, on the
-    range where it grows with pH.
+    """Compute a calibration by the Bloch-McConnell equations, where the ratio increases with pH.
 
-    ``second``: the saturation of the second contrast, for agents with one amide whose ratio is of
-    two powers (Longo 2014, JACS 136:14333). Concentration and relaxation hardly matter to a ratio
-    of ``rex`` (a test holds it to 0.02 pH); amplitude does.
+    A ratio of ``rex`` contrasts is insensitive to concentration and relaxation (to 0.02 pH, by a
+    test); it depends on the amplitude.
+
+    Args:
+        agent: the contrast agent.
+        saturation: of the scan.
+        kind: ``rex`` or ``st``.
+        second: saturation of the second contrast, for agents with one frequency whose ratio is that
+            of two powers (Longo 2014, JACS 136:14333).
+        molar: concentration of the agent, M.
+        T1_s: longitudinal relaxation time of water, s.
+        T2_s: transverse relaxation time of water, s.
 
     Raises:
-        InputError: no stretch of the curve rises.
+        InputError: the ratio does not increase with pH.
     """
     pH = np.arange(5.2, 8.401, 0.025)
     table = np.stack(
@@ -226,13 +261,13 @@ def bloch_calibration(
     first, last = _find_rising_range(whole)
     if last - first < 4:
         raise InputError(
-            "the ratio does not grow with pH under this saturation",
-            field="SaturationB1uT, --agent",
+            "the ratio does not increase with pH under this saturation",
+            field="SaturationB1uT, agent",
             found=f"{saturation.B1_uT:g} uT",
-            expected="a saturation whose ratio tells pH",
-            remedy="With two powers, give the higher one as --cest.",
+            expected="a saturation whose ratio increases with pH",
+            remedy="With two powers, give the series of the higher one as `cest`.",
         )
-    # every amplitude's curve must rise where it is inverted
+    # the curve of every amplitude has to increase where it is inverted
     logs = np.log(
         np.maximum.accumulate(np.maximum(table[:, first : last + 1], 1e-6), axis=1)
         + 1e-12 * np.arange(last + 1 - first)
@@ -240,7 +275,7 @@ def bloch_calibration(
     grid = pH[first : last + 1]
 
     def invert(ratio: Array, B1: Array) -> tuple[Array, Array]:
-        """pH and its slope, between the curves of the two nearest amplitudes."""
+        """pH and its slope, interpolated between the curves of the two nearest amplitudes."""
         with np.errstate(divide="ignore", invalid="ignore"):
             wanted = np.log(np.where(ratio > 0, ratio, np.nan)).ravel()
         position = np.clip(
@@ -250,7 +285,10 @@ def bloch_calibration(
         )
         i, u = position.astype(int), position - position.astype(int)
         ends = np.stack(
-            [np.stack(_interpolated(wanted, logs[j], grid)) for j in range(len(_RELATIVE_B1))]
+            [
+                np.stack(_interpolate_inverse(wanted, logs[j], grid))
+                for j in range(len(_RELATIVE_B1))
+            ]
         )
         take = np.arange(len(wanted))
         both = (1 - u) * ends[i, :, take].T + u * ends[i + 1, :, take].T
@@ -290,7 +328,8 @@ def bloch_calibration(
     )
 
 
-def _interpolated(x: Array, logs: Array, grid: Array) -> tuple[Array, Array]:
+def _interpolate_inverse(x: Array, logs: Array, grid: Array) -> tuple[Array, Array]:
+    """pH ``grid`` as a function of ln ratio, and its slope; NaN outside the range."""
     inside = (x >= logs[0]) & (x <= logs[-1])
     slope = np.gradient(grid, logs)
     return np.where(inside, np.interp(x, logs, grid), np.nan), np.where(
@@ -306,7 +345,7 @@ def _ratios(
     B1: float,
     tissue: tuple[float, float, float],
 ) -> Array:
-    """First contrast over second, at every pH; tissue is concentration (M), T1 and T2 (s)."""
+    """First contrast over second at every pH; ``tissue``: concentration (M), T1 and T2 (s)."""
     one = torch.ones(len(pH), dtype=torch.float64)
     molar, T1_s, T2_s = (v * one for v in tissue)
     contrasts = []
@@ -327,7 +366,7 @@ def _ratios(
 
 
 def _find_rising_range(ratio: Array) -> tuple[int, int]:
-    """The longest stretch over which a curve grows by more than half a per cent a step."""
+    """The longest range over which a curve increases by more than 0.5 % a step."""
     up = np.diff(np.log(np.maximum(ratio, 1e-12))) > 0.005
     best, start = (0, 0), None
     for i, u in enumerate([*up, False]):
@@ -341,20 +380,21 @@ def _find_rising_range(ratio: Array) -> tuple[int, int]:
 
 
 def _pagel(ratio: Array, B1: Array) -> tuple[Array, Array]:
+    """The linear calibration of Pagel's group, in log10 of the ratio."""
     with np.errstate(divide="ignore", invalid="ignore"):
         pH = 0.7813 * np.log10(np.where(ratio > 0, ratio, np.nan)) + 6.3277
     inside = (pH >= 5.9) & (pH <= 7.0)
     return np.where(inside, pH, np.nan), np.where(inside, 0.7813 / np.log(10), np.nan)
 
 
-#: Published lines, each for the contrast and the scan it was measured with, and as good as tubes of
-#: another laboratory say.
+#: Published calibrations, each for the contrast and the protocol with which it was measured; their
+#: errors are those on phantoms of another laboratory.
 PUBLISHED_CALIBRATIONS = {
     "pagel-7T-3uT": PhCalibration(
         _pagel,
         5.9,
         7.0,
-        "Pagel's line of 30 mM iopamidol, Lorentzian peaks, 7 T, 3 uT, 6 s, 37 C "
+        "Pagel's linear calibration of 30 mM iopamidol, Lorentzian peaks, 7 T, 3 uT, 6 s, 37 C "
         "(pH = 0.7813 log10 r + 6.3277, RMSE 0.074; seven tubes of pH 6.0 to 6.9)",
         "lorentz",
         value("sd_pHe_pagel"),

@@ -1,12 +1,10 @@
-"""pH and concentration from the whole spectrum: Bloch-McConnell equations fitted to every offset.
+"""pH and concentration by a fit of the Bloch-McConnell equations to the whole Z-spectrum.
 
-The second method beside the ratio: it uses every offset but those of water's own dip, whose shape
-(hydroxyls, T2, B0 within a voxel) no single water pool with published constants describes: on 30 of
-50 measured tubes it then gives pH to 0.21, and without them to 0.10 on all (docs/cest.md). T1 and
-concentration trade for one another; pH hardly feels either. It costs a hundred times as much as the
-ratio.
-
-pH of every voxel from a fit of its whole spectrum, the second method beside the ratio.
+This is the second method beside the ratio, at about a hundred times its cost. Offsets of direct
+saturation are left out because one water pool with published constants does not describe its shape
+(hydroxyls, T2, B0 within a voxel): with them 30 of 50 measured tubes give pH within 0.21, without
+them all give it within 0.10. T1 and concentration are strongly correlated; pH is insensitive to
+both.
 """
 
 from __future__ import annotations
@@ -24,14 +22,14 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import CestAgent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.imaging.cest.measured_ratio import DETECTION_LIMIT
-from nanopinn.imaging.cest.ph_map import MAX_PH_STD, PhImage, Validity
+from nanopinn.imaging.cest.ph_map import MAX_PH_STD, PhImage, Validity, assemble_ph_image
 from nanopinn.imaging.cest.z_spectra import FLANK_PPM, ZSpectra
 from nanopinn.imaging.least_squares import Bounds, fit_levenberg_marquardt
 from nanopinn.parameters import value
 
 Array = NDArray[np.float64]
 
-#: pH, ln concentration (M), water's place (ppm), ln T2 (s): start and step of the differences.
+#: Start and difference step of pH, ln concentration (M), B0 shift (ppm) and ln T2 (s).
 _START = (6.9, float(np.log(0.02)), 0.0, float(np.log(0.1)))
 _STEP = (1e-3, 1e-3, 1e-4, 1e-3)
 _LOW, _HIGH = (
@@ -42,8 +40,16 @@ _LOW, _HIGH = (
 
 @dataclass(frozen=True)
 class SpectralFit:
-    """pH, concentration (M) and water's T2 (s) with standard deviations of the first two, ``(n,)``;
-    NaN where no fit converged.
+    """Parameters of every spectrum, ``(n,)``, NaN where no fit converged.
+
+    Attributes:
+        pH: estimate.
+        pH_std: its standard deviation.
+        molar: concentration of the agent, M.
+        molar_std: its standard deviation, M.
+        b0_ppm: water resonance offset (B0 shift), ppm.
+        T2_s: transverse relaxation time of water, s.
+        residual: standard deviation of the residuals.
     """
 
     pH: Array
@@ -67,11 +73,21 @@ def fit_spectra(
     batch: int = 256,
     min_offset_ppm: float = FLANK_PPM,
 ) -> SpectralFit:
-    """Levenberg-Marquardt for every spectrum ``(n, offset)``.
+    """Fit every spectrum by the Levenberg-Marquardt method.
 
     Args:
-        T1_s: of water, one or ``(n,)``. B1: true over nominal amplitude ``(n,)``.
-        min_offset_ppm: offsets nearer to water only tell where the search begins.
+        agent: the contrast agent.
+        saturation: the pulse.
+        offsets_ppm: ``(offset,)``.
+        Z: spectra ``(n, offset)``.
+        T1_s: longitudinal relaxation time of water, s, one or ``(n,)``.
+        B1: true over nominal amplitude ``(n,)``; 1 if absent.
+        iterations: at most.
+        batch: spectra fitted at once.
+        min_offset_ppm: offsets nearer to water give the start of the B0 shift only.
+
+    Returns:
+        Estimates and standard deviations.
     """
     start = offsets_ppm[np.nan_to_num(Z, nan=np.inf).argmin(axis=1)]
     far = np.abs(offsets_ppm) > min_offset_ppm
@@ -99,6 +115,7 @@ def _fit(
     start: Tensor,
     iterations: int,
 ) -> tuple[Array, ...]:
+    """Fields of a fit of one batch."""
     known = torch.isfinite(Z).all(dim=1)
     data = torch.where(known[:, None], Z, 1.0)
     offsets = torch.as_tensor(ppm)
@@ -153,7 +170,7 @@ def _fit(
 def _finite_difference_jacobian(
     curves: Callable[[Tensor, Tensor], Tensor], step: Tensor, theta: Tensor, which: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Curves and their differences by every parameter ``(n, 4, offset)``."""
+    """Curves ``(n, offset)`` and their forward differences by the parameters ``(n, 4, offset)``."""
     f = curves(theta, which)
     rows = []
     for i in range(theta.shape[1]):
@@ -163,9 +180,9 @@ def _finite_difference_jacobian(
     return f, torch.stack(rows, dim=1)
 
 
-METHOD_DESCRIPTION = "a fit of Bloch-McConnell spectra to every offset but those of water's own dip"
-#: T1 of water, s: the fit trades it for concentration, which is therefore not reported; pH hardly
-#: feels it.
+METHOD_DESCRIPTION = "a fit of Bloch-McConnell spectra to the offsets outside direct saturation"
+#: T1 of water, s. It is strongly correlated with concentration, which is therefore not reported;
+#: pH is insensitive to it.
 _T1_S = 2.0
 
 
@@ -176,11 +193,16 @@ def spectral_ph_image(
     *,
     calibration_std: float | None = None,
 ) -> PhImage:
-    """pH from all offsets of every spectrum.
+    """Estimate pH in every voxel by a fit of its spectrum.
 
     Args:
-        B1: true over nominal amplitude ``(x, y, z)``. calibration_std: added to that of the noise;
-            the tabulated one if absent.
+        spectra: the scan.
+        agent: the contrast agent.
+        B1: true over nominal amplitude ``(x, y, z)``; 1 if absent.
+        calibration_std: pH, added to the noise in quadrature; the tabulated one if absent.
+
+    Returns:
+        pH on the grid of the scan.
 
     Raises:
         InputError: the saturation is not stated.
@@ -191,7 +213,7 @@ def spectral_ph_image(
             field="SaturationB1uT, SaturationTimeS",
             found="nothing",
             expected="both in the sidecar",
-            remedy="Write them there, or use --ph-method ratio with a published line.",
+            remedy=("Write them there, or use `ph_method` 'ratio' with a published calibration."),
         )
     shape, flat = spectra.Z.shape[:3], spectra.Z.reshape(-1, len(spectra.offsets_ppm))
     known: NDArray[np.bool_] = np.asarray(np.isfinite(flat).all(axis=1))
@@ -199,28 +221,19 @@ def spectral_ph_image(
     fit = fit_spectra(
         agent, spectra.saturation, spectra.offsets_ppm, flat[known], T1_s=_T1_S, B1=amplitude
     )
-    validity = np.where(known, 0, int(Validity.NO_SPECTRUM)).astype(np.int32)
-    validity[known] = _validity(fit)
     own = value("sd_pHe_calibration") if calibration_std is None else calibration_std
-    out = {n: np.full(len(known), np.nan) for n in ("pH", "std", "b0")}
-    good = validity[known] == 0
-    out["pH"][known], out["b0"][known] = np.where(good, fit.pH, np.nan), fit.b0_ppm
-    out["std"][known] = np.where(good, np.sqrt(fit.pH_std**2 + own**2), np.nan)
-    return PhImage(
-        out["pH"].reshape(shape),
-        out["std"].reshape(shape),
-        out["b0"].reshape(shape),
-        validity.reshape(shape),
-    )
+    std = np.sqrt(fit.pH_std**2 + own**2)
+    return assemble_ph_image(shape, known, fit.pH, std, fit.b0_ppm, _validity(fit))
 
 
 def _validity(fit: SpectralFit) -> NDArray[np.int32]:
+    """Bits of :class:`Validity` of every fit."""
     found = np.isfinite(fit.pH)
-    unseen = found & ~(fit.molar > DETECTION_LIMIT * fit.molar_std)
-    uncertain = found & ~unseen & ~(fit.pH_std <= MAX_PH_STD)
+    undetected = found & ~(fit.molar > DETECTION_LIMIT * fit.molar_std)
+    uncertain = found & ~undetected & ~(fit.pH_std <= MAX_PH_STD)
     bits = (
         (~found, Validity.NO_FIT),
-        (unseen, Validity.BELOW_DETECTION),
+        (undetected, Validity.BELOW_DETECTION),
         (uncertain, Validity.UNCERTAIN),
     )
     return np.asarray(sum(np.where(wrong, int(bit), 0) for wrong, bit in bits), dtype=np.int32)

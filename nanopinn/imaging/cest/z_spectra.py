@@ -1,6 +1,6 @@
-"""Z-spectra as they were measured: offsets, normalisation, noise, and values between offsets.
+"""Z-spectra of a scan: reading, normalisation, smoothing and noise.
 
-Noise of Z-spectra, from offsets where a spectrum holds nothing but the flank of water.
+The noise is estimated from offsets where a spectrum contains direct saturation of water only.
 """
 
 from __future__ import annotations
@@ -25,28 +25,30 @@ from nanopinn.io.volumes import read_sidecar, read_volume, sidecar_path
 
 Array = NDArray[np.float64]
 
-#: Saturation this far from water does nothing: such a volume is a reference.
+#: A volume saturated at least this far from water is a reference without saturation.
 MIN_REFERENCE_OFFSET_PPM = 30.0
-#: Signal of the reference, over its 99th percentile, below which a voxel is air.
+#: Signal of the reference over its 99th percentile below which a voxel is air.
 _AIR = 0.08
 
 CEST_KEYS = {
     "SaturationOffsetsPPM": "ppm, list: one per volume (or SaturationOffsetsHz, Hz)",
     "SaturationB1uT": "uT: amplitude of the saturation",
-    "SaturationTimeS": "s: its length",
+    "SaturationTimeS": "s: duration of the saturation",
     "MagneticFieldStrength": "T",
 }
 
 
 @dataclass(frozen=True)
 class ZSpectra:
-    """Normalised spectra.
+    """Normalised Z-spectra of a scan.
 
     Attributes:
-        offsets_ppm: ``(o,)``, increasing. Z: ``(x, y, z, o)``, NaN in air. affine: ``(4, 4)`` RAS
-            mm.
-        reference: ``(x, y, z)``, an image without saturation, or with the least.
-        saturation: None where it is not stated. assumptions: sentences.
+        offsets_ppm: ``(o,)``, increasing.
+        Z: signal over the reference, ``(x, y, z, o)``, NaN in air.
+        reference: image without saturation, or with the least, ``(x, y, z)``.
+        affine: ``(4, 4)`` to RAS mm.
+        saturation: the pulse; None where it is not stated.
+        assumptions: sentences for the report.
     """
 
     offsets_ppm: Array
@@ -65,9 +67,13 @@ def read_spectra(
 ) -> ZSpectra:
     """Read a 4-D series of saturated images and divide it by its references.
 
-    Volumes saturated farther than 30 ppm off are references. Of several in a row the last counts
-    (the first are not steady); between references in the course of the scan the drift is taken as
-    linear.
+    Volumes saturated farther than 30 ppm from water are references. Of several in a row the last is
+    used (the first are not in steady state); between references the drift is taken as linear.
+
+    Args:
+        path: the series.
+        offsets_file: table of offsets that replaces those of the sidecar.
+        orientation: affine to use where sform and qform disagree.
 
     Raises:
         InputError: offsets are missing, of unknown unit or of another count, or the series is
@@ -102,6 +108,7 @@ def read_spectra(
 
 
 def _offsets(side: Mapping[str, Any], offsets_file: str | Path | None, name: Path) -> Array:
+    """Offset of every volume, ppm, from the table or the sidecar."""
     if offsets_file is not None:
         values, unit = _from_table(Path(offsets_file))
     elif "SaturationOffsetsPPM" in side:
@@ -116,8 +123,8 @@ def _offsets(side: Mapping[str, Any], offsets_file: str | Path | None, name: Pat
             found="nothing",
             expected=CEST_KEYS["SaturationOffsetsPPM"],
             remedy=(
-                "Write them into the sidecar, or give --offsets FILE headed offset_ppm or"
-                " offset_Hz; they are never guessed."
+                "Write them into the sidecar, or give `cest_offsets`, a table with the header"
+                " offset_ppm or offset_Hz. There is no default."
             ),
         )
     if unit == "Hz":
@@ -127,7 +134,7 @@ def _offsets(side: Mapping[str, Any], offsets_file: str | Path | None, name: Pat
     usual = values[np.abs(values) < MIN_REFERENCE_OFFSET_PPM]
     if len(usual) < 8 or usual.max() - usual.min() < 2:
         raise InputError(
-            "these are no offsets of a Z-spectrum",
+            "these are not the offsets of a Z-spectrum",
             file=name,
             field="SaturationOffsetsPPM",
             found=f"{len(usual)} within 30 ppm",
@@ -138,6 +145,7 @@ def _offsets(side: Mapping[str, Any], offsets_file: str | Path | None, name: Pat
 
 
 def _listed(listed: object, name: Path) -> Array:
+    """A list of numbers in a sidecar."""
     values = parse_number_list(listed)
     if values is None:
         raise InputError(
@@ -152,6 +160,7 @@ def _listed(listed: object, name: Path) -> Array:
 
 
 def _from_table(path: Path) -> tuple[Array, str]:
+    """Offsets of a table and their unit."""
     table = read_table(path)
     for column, unit in (("offset_ppm", "ppm"), ("offset_Hz", "Hz")):
         if table.rows and column in table.header:
@@ -162,12 +171,12 @@ def _from_table(path: Path) -> tuple[Array, str]:
         field="header",
         found=", ".join(table.header) if table.rows else "no rows",
         expected="offset_ppm or offset_Hz",
-        remedy="Name the column so.",
+        remedy="Name the column by its unit.",
     )
 
 
 def _saturation(side: Mapping[str, Any], name: Path) -> Saturation | None:
-    """None where it is not stated at all; a part of it is a mistake."""
+    """The pulse; None where neither amplitude nor duration is stated."""
     keys = ("MagneticFieldStrength", "SaturationB1uT", "SaturationTimeS")
     if not any(k in side for k in keys[1:]):
         return None
@@ -195,6 +204,7 @@ def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: flo
 def _normalised(
     data: Array, offsets: Array, path: VolumeSource
 ) -> tuple[Array, NDArray[np.bool_], list[str]]:
+    """Spectra over their reference, the volumes that are no references, and notes."""
     far = np.abs(offsets) >= MIN_REFERENCE_OFFSET_PPM
     kept = ~far
     if not far.any():
@@ -215,7 +225,7 @@ def _normalised(
         return (
             np.where(np.isfinite(data) & (data > 0), data, np.nan),
             kept,
-            ["The Z-spectra came normalised."],
+            ["The Z-spectra are already normalised."],
         )
     blocks = [i for i in np.flatnonzero(far) if i + 1 == len(far) or not far[i + 1]]
     index = np.arange(len(offsets), dtype=np.float64)
@@ -231,7 +241,7 @@ def _normalised(
     tissue = known & (first > _AIR * np.percentile(first[known], 99)) if known.any() else known
     if not tissue.any():
         raise InputError(
-            "the reference shows nothing",
+            "the reference has no signal",
             file=path,
             field="values",
             found="no voxel with signal",
@@ -244,7 +254,7 @@ def _normalised(
     low, high = np.percentile(measured, [0.5, 99.5]) if measured.size else (np.nan, np.nan)
     if not (low >= -0.05 and high <= 1.2):
         raise InputError(
-            "normalised spectra leave 0 to 1.1",
+            "normalised spectra lie outside 0 to 1.1",
             file=path,
             field="values",
             found=f"{low:.2g} to {high:.2g}",
@@ -255,12 +265,12 @@ def _normalised(
     return (
         Z,
         kept,
-        [f"{dropped} dummy volumes before the reference were left out."] if dropped else [],
+        [f"{dropped} volumes before steady state were left out."] if dropped else [],
     )
 
 
 def _merged(ppm: Array, Z: Array) -> tuple[Array, Array]:
-    """Offsets that were measured more than once, averaged."""
+    """Spectra with repeated offsets averaged."""
     unique, inverse = np.unique(np.round(ppm, 6), return_inverse=True)
     if len(unique) == len(ppm):
         return ppm, Z
@@ -270,11 +280,16 @@ def _merged(ppm: Array, Z: Array) -> tuple[Array, Array]:
 
 
 class SplineSmoother:
-    """A smoothing spline of one stiffness for all spectra, as the linear map it is.
+    """A smoothing spline with one penalty for all spectra, as a linear map.
 
-    The stiffness is chosen by leave-one-out cross-validation over a sample of the spectra ``(n,
-    o)``, at the offsets that count ``(o,)``: those of water's own dip would ask for a spline that
-    follows all noise beyond it.
+    The penalty is chosen by leave-one-out cross-validation over a sample of the spectra. Offsets of
+    direct saturation are not scored because they would favour a spline that follows the noise of
+    the other offsets.
+
+    Args:
+        offsets_ppm: ``(o,)``.
+        sample: spectra ``(n, o)``.
+        scored_offsets: which offsets are scored, ``(o,)``.
     """
 
     def __init__(
@@ -286,7 +301,7 @@ class SplineSmoother:
         self.splines = candidates[int(np.argmin(scores))]
 
     def interpolation_matrix(self, ppm: Array) -> Array:
-        """The map from values at the offsets to values at ``ppm``, ``(len(ppm), o)``."""
+        """Matrix from values at the offsets to values at ``ppm``, ``(len(ppm), o)``."""
         return np.stack([s(ppm) for s in self.splines], axis=-1)
 
     def _splines(self, lam: float) -> list[Any]:
@@ -300,24 +315,26 @@ class SplineSmoother:
         return float(np.median((error[:, self._scored_offsets] ** 2).mean(axis=-1)))
 
 
-#: Beyond this many ppm from 0 direct saturation falls off by even powers of the offset, and the
-#: agent is on the other side.
+#: Beyond this many ppm from 0 direct saturation decreases by even powers of the offset.
 FLANK_PPM = 2.4
-#: Of 1/offset: the flank, what a shift of water by a part of a ppm adds to it (-3), and its bend
-#: (-4).
+#: Powers of the offset: direct saturation (0, -2), a small B0 shift (-3) and curvature (-4).
 _POWERS = (0, -2, -3, -4)
 
 
 def flank_noise(offsets_ppm: Array, Z: Array, amide_ppm: float) -> Array:
-    """Standard deviation of one value of every spectrum, ``(n,)``.
+    """Estimate the standard deviation of one value of every spectrum.
 
-    What a smoothing spline leaves is no measure of it: on a coarse spectrum the spline must go
-    through every point to follow water, and leaves nothing. Here a line in powers of 1/offset is
-    fitted to the side without agent. Contrast of tissue there (NOE) counts as noise.
+    A polynomial in 1/offset is fitted to the side without agent; contrast of tissue there (NOE)
+    counts as noise. Residuals of a smoothing spline do not measure the noise: on a coarse spectrum
+    the spline has to pass through every point to follow direct saturation.
 
     Args:
-        offsets_ppm: ``(o,)``. Z: ``(n, o)``. amide_ppm: where the agent is; its sign says which
-            side is without.
+        offsets_ppm: ``(o,)``.
+        Z: spectra ``(n, o)``.
+        amide_ppm: frequency of the agent, ppm; the noise is estimated on the other side of water.
+
+    Returns:
+        ``(n,)``.
 
     Raises:
         InputError: fewer than five offsets lie there.
@@ -326,7 +343,7 @@ def flank_noise(offsets_ppm: Array, Z: Array, amide_ppm: float) -> Array:
     count = int(flank.sum())
     if count < 5:
         raise InputError(
-            "the noise of the Z-spectra cannot be told",
+            "the noise of the Z-spectra cannot be estimated",
             field="SaturationOffsetsPPM",
             found=f"{count} offsets below {-FLANK_PPM:g} ppm",
             expected="5 or more, on the side of water without agent",
@@ -335,5 +352,7 @@ def flank_noise(offsets_ppm: Array, Z: Array, amide_ppm: float) -> Array:
     powers = _POWERS[: min(len(_POWERS), count // 2 + 1)]
     basis, _ = np.linalg.qr(np.stack([offsets_ppm[flank] ** float(p) for p in powers], axis=1))
     side = Z[:, flank]
-    left = ((side - side @ basis @ basis.T) ** 2).sum(axis=1)
-    return np.asarray(np.sqrt(pooled_variance(left, count - len(powers), np.isfinite(left))))
+    residual = ((side - side @ basis @ basis.T) ** 2).sum(axis=1)
+    return np.asarray(
+        np.sqrt(pooled_variance(residual, count - len(powers), np.isfinite(residual)))
+    )

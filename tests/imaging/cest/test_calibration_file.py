@@ -246,7 +246,7 @@ def test_a_wrong_or_unknown_entry_is_refused_by_name(tmp_path: Path, key: str, w
 
 def test_coefficients_that_never_reach_the_range_are_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, coefficients=[0.06, -0.4, 1.2, 5.4], ratio_range=[2.0, 4.0])
-    assert "no ratio has a pH" in error.problem
+    assert "no ratio gives a pH" in error.problem
 
 
 def test_a_file_that_is_no_toml_or_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -118,10 +118,10 @@ def test_measured_tubes_are_right_within_what_is_stated(public_data: Path) -> No
 
 
 @pytest.mark.public_data
-def test_the_error_of_the_calibration_is_what_noise_leaves_unexplained_of_the_tubes_and_covers_them(
+def test_the_calibration_error_is_the_scatter_of_tubes_beyond_noise_and_covers_them(
     public_data: Path,
 ) -> None:
-    """Over six saturations, because one has 50 tubes; in halves of it, by box, it covers as well."""
+    """Over six saturations, because one has only 50 tubes; halves of them, by box, agree."""
     common = value("sd_pHe_calibration")
     scans = [(3, 6), (2, 6), (4, 6), (6, 6), (3, 3), (3, 2)]
     error, std = (
@@ -251,7 +251,7 @@ def test_dummies_before_the_reference_are_left_out_and_drift_between_references_
     good = np.isfinite(usual) & np.isfinite(found.image.pH)
     assert good.sum() > 0.95 * np.isfinite(usual).sum()
     np.testing.assert_allclose(found.image.pH[good], usual[good], atol=0.01)
-    assert any("2 dummy" in a for a in found.assumptions)
+    assert any("2 volumes before steady state" in a for a in found.assumptions)
 
 
 def test_a_voxel_with_a_hole_is_flagged_and_touches_no_other() -> None:
@@ -502,26 +502,30 @@ def test_an_agent_with_one_amide_tells_ph_by_two_powers(tmp_path: Path) -> None:
                 side,
             )
         )
-    options = CestOptions(agent=str(tmp_path / "single.toml"), second=files[1])
+    options = CestOptions(agent=str(tmp_path / "single.toml"), second_power=files[1])
     found = measure_ph(files[0], options).image.pH.ravel()
     assert np.isfinite(found).mean() > 0.8
     assert abs(np.nanmean(found - pH)) < 0.03
     assert np.nanstd(found - pH) < 0.1
     with pytest.raises(InputError) as caught:
         measure_ph(files[0], CestOptions(agent=str(tmp_path / "single.toml")))
-    assert caught.value.field == "--cest-power2"
-    with pytest.raises(InputError, match="no other power"):
-        measure_ph(files[0], CestOptions(agent=str(tmp_path / "single.toml"), second=files[0]))
-    with pytest.raises(InputError, match="does not grow with pH"):
-        measure_ph(files[1], CestOptions(agent=str(tmp_path / "single.toml"), second=files[0]))
+    assert caught.value.field == "cest_power2"
+    with pytest.raises(InputError, match="same saturation power"):
+        measure_ph(
+            files[0], CestOptions(agent=str(tmp_path / "single.toml"), second_power=files[0])
+        )
+    with pytest.raises(InputError, match="does not increase with pH"):
+        measure_ph(
+            files[1], CestOptions(agent=str(tmp_path / "single.toml"), second_power=files[0])
+        )
     with pytest.raises(InputError) as caught:
-        measure_ph(files[0], CestOptions(second=files[1]))
-    assert caught.value.field == "--cest-power2"
+        measure_ph(files[0], CestOptions(second_power=files[1]))
+    assert caught.value.field == "cest_power2"
 
 
 @pytest.mark.public_data
 def test_endogenous_contrast_is_not_taken_for_ph(phantom: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no extracellular pH"):
+    with pytest.raises(InputError, match="does not measure extracellular pH"):
         measure_ph(copied(phantom, tmp_path, {"CestAgent": "none"}), CestOptions())
 
 
@@ -575,8 +579,8 @@ def test_a_fit_of_the_spectrum_is_chosen_by_its_name_and_refuses_what_it_cannot_
     # no agent, no pH
     assert np.isnan(found.image.pH.ravel()[:4]).all()
     with pytest.raises(InputError) as caught:
-        measure_ph(path, CestOptions(method="spectrum", before=path))
-    assert caught.value.field == "--ph-method"
+        measure_ph(path, CestOptions(method="spectrum", pre_injection=path))
+    assert caught.value.field == "ph_method"
     with pytest.raises(InputError) as caught:
         measure_ph(
             save(
