@@ -90,7 +90,7 @@ def reaction_problem(every: int) -> SystemProblem:
         return (diffusion - torch.stack([reaction, 2 * reaction], dim=1)).reshape(-1)
 
     start = torch.as_tensor(np.repeat(np.exp(-20 * x[1:-1]), 2))
-    unknowns = UnknownSet((Unknown.of("D", 1e-3, 1.0), Unknown.of("kf", 0.05, 1.0)))
+    unknowns = UnknownSet((Unknown.with_prior("D", 1e-3, 1.0), Unknown.with_prior("kf", 0.05, 1.0)))
     series = TimeSeries("species", t, measured, np.arange(2 * n), None)
     return SystemProblem(
         unknowns, rate, lambda s: start, (series,), positions=x[1:-1], tolerance=1e-5

@@ -14,8 +14,8 @@ whatever unit the rate is written in::
     import torch
 
     rate = lambda t, y, s: s["growth"] * y * (1 - y / s["capacity"])
-    unknowns = nanopinn.UnknownSet((nanopinn.Unknown.of("growth", 0.3, 1.0),
-                                    nanopinn.Unknown.of("capacity", 900.0, 1.0)))
+    unknowns = nanopinn.UnknownSet((nanopinn.Unknown.with_prior("growth", 0.3, 1.0),
+                                    nanopinn.Unknown.with_prior("capacity", 900.0, 1.0)))
     volumes = nanopinn.TimeSeries.from_state(
         "volume", times=[0, 3, 6, 9, 12, 15], measured=[52, 131, 268, 512, 690, 843])
     problem = nanopinn.SystemProblem(unknowns, rate, lambda s: torch.tensor([50.0]), (volumes,))

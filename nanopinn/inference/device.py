@@ -1,7 +1,4 @@
-"""Data classes of tensors on another device.
-
-Where the numbers are crunched.
-"""
+"""The device of a computation: its choice, and moving data classes of tensors to it."""
 
 from __future__ import annotations
 
@@ -17,8 +14,12 @@ T = TypeVar("T")
 
 
 def on_device(value: T, device: str) -> T:
-    """A tensor, or data classes, tuples and mappings of them at any depth, on a device; all else as
-    it is.
+    """A value with its tensors on a device.
+
+    Args:
+        value: a tensor, or data classes, tuples and dictionaries of tensors at any depth. Anything
+            else is returned as it is.
+        device: of torch.
     """
     if isinstance(value, Tensor):
         return value.to(device)  # type: ignore[return-value]
@@ -64,10 +65,13 @@ def run_with_cpu_fallback(
 
 
 def choose_device(wanted: str) -> str:
-    """``auto``, ``cpu`` or ``cuda[:N]`` to a device that is there.
+    """The device of torch for a choice.
+
+    Args:
+        wanted: "auto", "cpu" or "cuda[:N]".
 
     Raises:
-        InputError: a GPU was asked for and there is none of that number.
+        InputError: there is no GPU of that number.
     """
     import torch
 
@@ -77,10 +81,10 @@ def choose_device(wanted: str) -> str:
         number = int(wanted.partition(":")[2] or 0)
         if number >= torch.cuda.device_count():
             raise InputError(
-                "this GPU is not there",
-                field="--device",
+                "there is no such GPU",
+                field="device",
                 found=wanted,
                 expected=f"one of {torch.cuda.device_count()} visible to torch",
-                remedy="Use --device cpu, or install a CUDA build of torch.",
+                remedy="Use the `device` cpu, or install a CUDA build of torch.",
             )
     return wanted

@@ -1,4 +1,4 @@
-"""Several descents from draws of the prior: whether an estimate depends on where its descent began."""
+"""Several optimisation runs from draws of the prior: whether the estimate depends on the start."""
 
 from __future__ import annotations
 
@@ -15,14 +15,23 @@ from nanopinn.results.fit_result import StartResult
 
 Array = NDArray[np.float64]
 
-#: Ends closer than this, in posterior standard deviations of every coordinate, are one answer.
+#: Estimates closer than this, in posterior sd of every coordinate, are the same minimum.
 SAME_MINIMUM_SD = 0.1
-#: Ends farther apart than this are two minima; between the two a descent merely stopped early.
+#: Estimates farther apart than this are two minima; in between a run stopped early.
 DISTINCT_MINIMUM_SD = 0.5
 
 
 def prior_draws(unknowns: UnknownSet, count: int, seed: int) -> list[Array]:
-    """Coordinates drawn from the prior, the same for the same seed."""
+    """Coordinates drawn from the prior.
+
+    Args:
+        unknowns: with their priors.
+        count: number of draws.
+        seed: of the random numbers.
+
+    Returns:
+        Points, each ``(m,)``.
+    """
     rng = np.random.default_rng(seed)
     return [
         unknowns.prior_mean + unknowns.prior_sd * rng.standard_normal(len(unknowns))
@@ -31,19 +40,25 @@ def prior_draws(unknowns: UnknownSet, count: int, seed: int) -> list[Array]:
 
 
 def fit_from_several_starts(
-    descend: Callable[[Array], Any], unknowns: UnknownSet, first: Array, starts: int, seed: int
+    fit: Callable[[Array], Any], unknowns: UnknownSet, first: Array, starts: int, seed: int
 ) -> Any:
-    """The best of several descents (a :class:`Fitted`), whose run lists all of them.
+    """The best of several optimisation runs.
 
     Args:
-        descend: from coordinates to where it ended.
-        first: where the first begins; the others begin at draws of the prior.
+        fit: from a starting point to an :class:`~nanopinn.inference.problem.EngineFit`.
+        unknowns: with their priors.
+        first: starting point of the first run, ``(m,)``; the others start at draws from the prior.
+        starts: number of runs.
+        seed: of the draws.
+
+    Returns:
+        The fit with the lowest objective, whose run lists all of them.
 
     Raises:
-        NanopinnError: every descent failed; the first one's.
+        NanopinnError: every run failed; the error is that of the first.
     """
     tried = [
-        (at, _fit_or_error(descend, at)) for at in (first, *prior_draws(unknowns, starts - 1, seed))
+        (at, _fit_or_error(fit, at)) for at in (first, *prior_draws(unknowns, starts - 1, seed))
     ]
     ended = [f for _, f in tried if not isinstance(f, Exception)]
     if not ended:
@@ -59,9 +74,9 @@ def fit_from_several_starts(
     )
 
 
-def _fit_or_error(descend: Callable[[Array], Any], at: Array) -> Any:
+def _fit_or_error(fit: Callable[[Array], Any], at: Array) -> Any:
     try:
-        return descend(at)
+        return fit(at)
     except (NanopinnError, np.linalg.LinAlgError) as error:
         return error
 
@@ -83,9 +98,10 @@ def _start_result(at: Array, ended: Any, best: Any, sd: Array) -> StartResult:
 
 
 def distinct_minima(starts: Sequence[StartResult], sd: Array) -> list[StartResult]:
-    """One descent for every minimum that was found, the best first.
+    """One run for every minimum that was found, the best first.
 
     Args:
+        starts: all runs.
         sd: posterior standard deviations, ``(m,)``.
     """
     found: list[StartResult] = []
@@ -96,21 +112,18 @@ def distinct_minima(starts: Sequence[StartResult], sd: Array) -> list[StartResul
 
 
 def describe_starts(starts: Sequence[StartResult]) -> str:
-    """How many arrived, and whether all say the same."""
-    arrived = [s for s in starts if s.converged]
+    """How many runs converged, and whether all of them found the same minimum."""
+    converged = [s for s in starts if s.converged]
     best = min(s.objective for s in starts)
-    text = f"{len(arrived)} of {len(starts)} starts converged"
-    if not arrived:
+    text = f"{len(converged)} of {len(starts)} starts converged"
+    if not converged:
         return text
-    elsewhere = sorted(s.objective - best for s in arrived if s.distance > DISTINCT_MINIMUM_SD)
+    elsewhere = sorted(s.objective - best for s in converged if s.distance > DISTINCT_MINIMUM_SD)
     if elsewhere:
         return (
             f"{text}, {len(elsewhere)} of them to other minima, {elsewhere[0]:.2f} or more above"
             " the best in (chi2 + prior)/2"
         )
-    far = max(s.distance for s in arrived)
-    return (
-        f"{text},"
-        f" {'all to the same minimum' if far <= SAME_MINIMUM_SD else 'not all to the same minimum'} (within"
-        f" {far:.2f} posterior sd)"
-    )
+    far = max(s.distance for s in converged)
+    same = "all" if far <= SAME_MINIMUM_SD else "not all"
+    return f"{text}, {same} to the same minimum (within {far:.2f} posterior sd)"

@@ -1,7 +1,7 @@
-"""What a fit may take as unknown beside the tissue: the noise of its observations and the scale of
-its arterial input.
+"""The inverse problem of a study: tissue, unknowns and observations from maps and drug images.
 
-Pose the inverse problem: imaging maps and drug images to tissue, unknowns and observations.
+After the engines, the noise of the observations and the scale of the arterial input may be
+estimated as well.
 """
 
 from __future__ import annotations
@@ -58,8 +58,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FinalEstimate:
-    """Where the engines ended: the fit that maps and fields are made of, and the posterior of all
-    unknowns.
+    """The final estimate of a study.
+
+    Attributes:
+        fitted: from which maps and fields are derived.
+        scalars: estimates of all unknowns.
+        covariance: of their posterior, ``(m, m)``.
+        fitted_problem: the problem at the estimate.
+        notes: sentences.
     """
 
     fitted: EngineFit
@@ -88,10 +94,15 @@ def validate_settings(settings: FitSettings) -> None:
 def refit_with_estimated_noise(
     problem: InverseProblem, fitted: EngineFit, progress: Progress
 ) -> tuple[EngineFit, tuple[str, ...]]:
-    """The fit again with the noise that the first one left over.
+    """Fit again with the noise estimated from the residuals of a fit.
 
     Args:
         problem: as it was posed.
+        fitted: the first fit.
+        progress: called with the state of the work.
+
+    Returns:
+        The second fit, and a sentence per kind of observation.
     """
     scales = estimate_noise_scales(fitted.problem, fitted.prediction.fields)
     again = fit_fv(
@@ -104,7 +115,7 @@ def refit_with_estimated_noise(
 
 
 def final_estimate(fitted: EngineFit, settings: FitSettings, progress: Progress) -> FinalEstimate:
-    """The answer, with the arterial input's scale among the unknowns if it is not trusted."""
+    """The final estimate, with the scale of the arterial input if its ``aif_sd`` is above 0."""
     if not settings.aif_sd:
         return FinalEstimate(
             fitted, fitted.run.scalars, fitted.run.covariance, FittedProblem.from_fit(fitted)
@@ -112,21 +123,28 @@ def final_estimate(fitted: EngineFit, settings: FitSettings, progress: Progress)
     found = fit_aif_scale(fitted, settings.aif_sd, progress=progress)
     end = found.fitted
     words = (
-        f"The arterial input's scale is an unknown of {settings.aif_sd:.0%}. Contrast agent sees it"
-        " only in the product with q; maps of Ktrans, ve and vp are those of the input as stated,"
-        f" and the fit's tissue has 1/{np.exp(found.log_scale):.3f} of them."
+        f"The scale of the arterial input is an unknown with a prior sd of {settings.aif_sd:.0%}."
+        " Contrast agent depends only on its product with q. Maps of Ktrans, ve and vp are those of"
+        f" the stated input; the tissue of the fit has 1/{np.exp(found.log_scale):.3f} of them."
     )
     at_estimate = FittedProblem(end.problem, end.theta, settings.aif_sd, found.log_scale)
     return FinalEstimate(end, found.scalars, found.covariance, at_estimate, (words,))
 
 
-#: Cells of the flow per voxel edge, and how near to the tumour's edge (m; None: everywhere).
+#: Cells of the flow grid per voxel edge, and the distance from the tumour's edge, m, within which
+#: voxels are divided (None: everywhere).
 FLOW_REFINE = {"fast": (1, None), "default": (2, None), "accurate": (3, 0.5e-3)}
 
 
 @dataclass(frozen=True)
 class PosedProblem:
-    """The problem, the box it is solved in, and what was assumed on the way."""
+    """An inverse problem with the box in which it is solved.
+
+    Attributes:
+        problem: unknowns, tissue and observations.
+        domain: box around the tumour.
+        assumptions: sentences.
+    """
 
     problem: InverseProblem
     domain: Domain
@@ -139,7 +157,15 @@ def pose_problem(
     device: str,
     drug: Sequence[VolumeSource] = (),
 ) -> PosedProblem:
-    """Cut the box around the tumour, fill what was not measured, and gather the observations.
+    """The inverse problem of a study.
+
+    A box around the tumour is cut out, and voxels without a measurement are filled.
+
+    Args:
+        imaging: kinetic maps, pH and curves.
+        settings: of the fit; ``settings.drug`` names files of drug images.
+        device: of torch.
+        drug: further drug images in memory.
 
     Raises:
         InputError: a drug image cannot be used.
@@ -152,7 +178,7 @@ def pose_problem(
 def pose_problem_from_images(
     imaging: ImagingMaps, images: Sequence[DrugImage], settings: FitSettings, device: str
 ) -> PosedProblem:
-    """The problem of maps and drug images that are at hand."""
+    """The inverse problem of maps and drug images in memory; see :func:`pose_problem`."""
     spacing = tuple(float(h) for h in imaging.voxel_size_m)
     cut = truncating_faces(imaging.mask, settings)
     domain = Domain.from_mask(imaging.mask, spacing, MARGIN_M, cut)
@@ -184,8 +210,9 @@ def pose_problem_from_images(
 def _build_tissue_maps(
     imaging: ImagingMaps, domain: Domain, device: str
 ) -> tuple[TissueMaps, torch.Tensor, list[str]]:
-    """Maps of the box without holes (PS is Ktrans as measured) and the covariance of ln Ktrans and
-    ln ve, ``(2, 2, x, y, z)``.
+    """Filled maps of the box, covariance of ln Ktrans and ln ve ``(2, 2, x, y, z)``, and notes.
+
+    PS of the maps is the measured Ktrans.
     """
     inside = imaging.mask
     ve, ve_std, data_weight = shrink_to_tumour_mean(imaging.ve, imaging.ve_std, inside)
@@ -211,46 +238,47 @@ def _build_tissue_maps(
     holes = int((inside & ~np.isfinite(imaging.ktrans_per_min)).sum())
     notes = [
         (
-            "The wall's permeability is Ktrans less its solvent drag. Filtration and the liposome's"
-            " permeability follow its map inside the tumour (an assumption)."
+            "The permeability of the vessel wall is Ktrans less its solvent drag. Inside the tumour"
+            " filtration and liposome permeability are proportional to its map (an assumption)."
         ),
         (
-            "Porosity is the ve map, each voxel drawn to the tumour's mean as far as its own"
-            f" uncertainty asks (on average {1 - float(data_weight[inside].mean()):.0%})."
-            f" {holes} tumour voxels without a valid fit carry the tumour's median."
+            "Porosity is the ve map, shrunk towards the tumour's mean according to the uncertainty"
+            f" of each voxel (on average by {1 - float(data_weight[inside].mean()):.0%})."
+            f" {holes} tumour voxels without a valid fit have the median of the tumour."
         ),
         (
             "The pH map is smoothed (local paraboloids, Gaussian of"
-            f" {PH_SMOOTHING_VOXELS:g} voxels) before it drives release."
+            f" {PH_SMOOTHING_VOXELS:g} voxels) before it enters the release rate."
         ),
         (
-            f"{MARGIN_M * 1e3:g} mm of normal tissue around the tumour are solved too, with"
-            " tabulated flow properties relative to the tumour's; p = p_inf at their far edge."
+            f"The solution includes {MARGIN_M * 1e3:g} mm of normal tissue around the tumour, with"
+            " tabulated flow properties relative to those of the tumour and p = p_inf at the edge."
         ),
     ]
     return tissue, spread, notes
 
 
 def _bounded(relative_sd: Array) -> Array:
-    """A relative error that stays below one; unknown is one."""
+    """Relative errors limited to one, which is also the value of unknown errors."""
     return np.clip(np.nan_to_num(relative_sd, nan=1.0), 0.0, 1.0)
 
 
-#: Error that stays in the smoothed map, as a share of the voxel noise, and its size in space.
+#: Error of the smoothed pH map as a share of the voxel noise, and its correlation length.
 PH_RESIDUAL_NOISE_SHARE, PH_ERROR_LENGTH_M = 0.5, 0.7e-3
-#: Error that a whole pH map shares, its calibration, and as much where its coarse voxels flatten a
-#: core or a rim.
+#: Error that all voxels of a pH map share (calibration), and an error of the same size and a larger
+#: correlation length, because coarse voxels flatten a core or a rim.
 PH_COMMON_ERROR, PH_COMMON_ERROR_LENGTH_M = 0.03, 2.0e-3
-#: What the model leaves out of a drug image (tissue below the voxel, the image's own scale),
-#: relative to it, and its size in space: an assumption.
+#: Model error of a drug image (sub-voxel tissue, scale of the image), relative to the image, and
+#: its correlation length (an assumption).
 CLOSURE_ERROR, CLOSURE_LENGTH_M = 0.03, 1.5e-3
-#: Error of a pH that was assumed rather than measured, the same everywhere.
+#: Error of an assumed pH, the same in all voxels.
 PH_ASSUMED_ERROR = 0.25
 
 
 def _pH_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
-    """The error of the pH map inside the tumour: bumps ``(k, x, y, z)`` to be added with weights of
-    unit variance.
+    """Basis of the error of the pH map inside the tumour, ``(k, x, y, z)``.
+
+    The error is their sum with weights of unit variance.
     """
     inside = domain.crop(imaging.mask.astype(float), 0.0) > 0.5
     if imaging.ph_coverage == 0:
@@ -268,9 +296,7 @@ def _pH_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> torch.
 
 
 def _closure_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
-    """What the model leaves out of a drug image, relative to it: bumps as for pH, and a scale of
-    the whole image.
-    """
+    """Basis of the model error of a drug image relative to it, with one function for its scale."""
     inside = domain.crop(imaging.mask.astype(float), 0.0) > 0.5
     bumps = gaussian_radial_basis(inside, imaging.voxel_size_m, CLOSURE_LENGTH_M)
     return torch.as_tensor(CLOSURE_ERROR * np.concatenate([bumps, inside[None]]), device=device)
@@ -279,7 +305,7 @@ def _closure_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> t
 def _contrast_observation(
     imaging: ImagingMaps, domain: Domain, tissue: TissueMaps
 ) -> ContrastObservation:
-    """Concentration in tumour voxels with a valid fit and a finite curve."""
+    """Concentration in tumour voxels with a valid kinetic fit and a finite curve."""
     curves = np.moveaxis(imaging.concentration_mM, 0, -1)
     usable = imaging.mask & np.isfinite(imaging.ktrans_per_min) & np.isfinite(curves).all(axis=-1)
     usable &= np.isfinite(imaging.concentration_sd_mM) & (imaging.concentration_sd_mM > 0)
@@ -300,7 +326,7 @@ def _contrast_observation(
 def _local_sensitivities(
     imaging: ImagingMaps, Ktrans: torch.Tensor, ve: torch.Tensor, vp: torch.Tensor
 ) -> torch.Tensor:
-    """Derivatives of each voxel's Tofts curve by Ktrans, ve, vp and bolus arrival, ``(n, t, 4)``."""
+    """Derivatives of the Tofts curve of each voxel by Ktrans, ve, vp and delay, ``(n, t, 4)``."""
     curve = InputCurve(imaging.aif, imaging.frame_times_s, str(Ktrans.device))
     parameters = torch.stack([Ktrans, ve, vp, torch.zeros_like(vp)], dim=1)
     return evaluate(extended_tofts, parameters, curve, with_delay=True)[1].transpose(1, 2)
@@ -313,10 +339,10 @@ def _curvature(
     vp: torch.Tensor,
     step: float = 0.05,
 ) -> torch.Tensor:
-    """Second derivative of each voxel's Tofts curve by ln ve, ``(n, t)``, by central differences.
+    """Second derivative of the Tofts curve of each voxel by ln ve, ``(n, t)``.
 
-    A voxel in which Ktrans/ve varies answers like its mean plus half the variance of ln(Ktrans/ve)
-    times this.
+    The curve of a voxel in which Ktrans/ve varies is that of its mean plus half of the variance of
+    ln(Ktrans/ve) times this derivative.
     """
     curve = InputCurve(imaging.aif, imaging.frame_times_s, str(Ktrans.device))
     here, up, down = (
@@ -353,15 +379,15 @@ def load_drug_images(
     )
 
 
-#: Below so many voxels inside the border layer, those of the border are used too, mixed as they
-#: are.
+#: Fewest voxels inside the border layer; with fewer, the border layer is used too although its
+#: voxels contain both tissues.
 MIN_CORE_VOXELS = 10
 
 
 def _drug_observation(
     image: DrugImage, mask: NDArray[np.bool_], domain: Domain, device: str
 ) -> DrugObservation:
-    """A drug image away from the tumour's border, where voxels hold two tissues."""
+    """A drug image without the border layer of the tumour, whose voxels contain two tissues."""
     core = binary_erosion(mask)
     usable = (core if core.sum() >= MIN_CORE_VOXELS else mask) & np.isfinite(image.values)
     known = np.nan_to_num(image.values)
@@ -384,14 +410,14 @@ def _drug_assumptions(drug: bool) -> list[str]:
     if drug:
         return [
             (
-                "Plasma: PEGylated liposomal doxorubicin, 90 mg bolus, population kinetics; not"
-                " measured in this subject."
+                "Plasma concentrations are those of a 90 mg bolus of PEGylated liposomal"
+                " doxorubicin with population kinetics; they were not measured in this subject."
             ),
-            "Ktrans, ve and vp are freed of what flow and diffusion between voxels add to them.",
+            "Ktrans, ve and vp are corrected for flow and diffusion between voxels.",
             (
-                "Drug images count inside the tumour's border layer of voxels only; their error"
-                " includes what the noise of the Ktrans and ve maps makes of the prediction."
+                "Drug images are used inside the border layer of the tumour only. Their error"
+                " includes the effect of the noise of the Ktrans and ve maps on the prediction."
             ),
-            "Uptake by cells is linear (free drug far below K_e; the check says how far).",
+            "Uptake by cells is linear, because free drug is far below K_e (see the check).",
         ]
     return []

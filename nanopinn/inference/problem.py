@@ -1,7 +1,6 @@
-"""What an engine asks of a problem, whatever its states are: voxels, compartments or points on a
-line.
+"""The interface between problems and engines, and the least-squares objective of a problem.
 
-A problem seen as a least-squares objective of its coordinates, one full solve a time.
+The states of a problem may be fields of voxels, compartments, or points on a line.
 """
 
 from __future__ import annotations
@@ -22,19 +21,20 @@ from nanopinn.results.fit_result import EngineRun, ScalarEstimate
 
 Array = NDArray[np.float64]
 
-#: What solves the states of a problem, and may remember where it was last.
+#: The solver of the states of a problem; it may store its last solution.
 Solver = TypeVar("Solver")
-#: The states of a problem at a parameter vector.
+#: The states of a problem at a point.
 States = TypeVar("States")
 
 
 @dataclass(frozen=True)
 class Prediction(Generic[States]):
-    """States and what the observations make of them.
+    """States and their whitened residual.
 
     Attributes:
-        residual: whitened misfit of every observation, ``(N,)``.
-        jacobian: its derivative, ``(N, m)``, or None.
+        fields: the states.
+        residual: of every observation, ``(N,)``.
+        jacobian: derivative of the residual by the coordinates, ``(N, m)``, or None.
     """
 
     fields: States
@@ -49,10 +49,13 @@ class Prediction(Generic[States]):
 
 @dataclass(frozen=True)
 class Problem(ABC, Generic[Solver, States]):
-    """Unknowns with priors, states that follow from them, and observations; immutable.
+    """Unknowns with priors, the states that they determine, and observations.
 
-    A problem says how its states are solved and compared with what was measured. Everything else
-    that Gauss-Newton needs follows.
+    A subclass defines how the states are solved and compared with the observations. Problems are
+    immutable.
+
+    Attributes:
+        unknowns: in the order of the coordinates.
     """
 
     unknowns: UnknownSet
@@ -60,29 +63,44 @@ class Problem(ABC, Generic[Solver, States]):
     @property
     @abstractmethod
     def observations(self) -> int:
-        """Independent numbers measured."""
+        """Number of independent observations."""
 
     @abstractmethod
     def solver(self, before: Solver | None = None) -> Solver:
-        """What solves the states; it may go on from one that solved a problem nearby."""
+        """A solver of the states, which may start from the last solution of another solver."""
 
     @abstractmethod
     def solve(self, theta: Array, solver: Solver, *, tangents: bool = False) -> States:
-        """The states at a parameter vector, with exact tangents on request."""
+        """The states at a point.
+
+        Args:
+            theta: coordinates, ``(m,)``.
+            solver: from :meth:`solver`.
+            tangents: with exact tangents.
+        """
 
     @abstractmethod
     def compare(self, states: States) -> Prediction[States]:
-        """States against the observations, with the Jacobian where they carry tangents."""
+        """The residual of states, with its Jacobian where they have tangents."""
 
     def update_linearisation(self, theta: Array, here: States) -> Self:
-        """The problem with what it takes from the states at theta brought up to date; itself where
-        none of it changed.
+        """The problem linearised again at a point.
+
+        Args:
+            theta: coordinates, ``(m,)``.
+            here: states at theta.
+
+        Returns:
+            A new problem, or this one where nothing changed.
         """
         return self
 
     def with_systematic_errors(self, theta: Array, states: States) -> Self:
-        """The problem with the effect that systematic errors have at theta, where ``states`` are
-        its own.
+        """The problem with the effect of its systematic errors at a point.
+
+        Args:
+            theta: coordinates, ``(m,)``.
+            states: of this problem at theta.
         """
         return self
 
@@ -93,16 +111,16 @@ class Problem(ABC, Generic[Solver, States]):
         return self.compare(self.solve(theta, solver, tangents=tangents))
 
     def tensor(self, theta: Array) -> Tensor:
-        """A coordinate vector as a tensor where the states live."""
+        """Coordinates as a tensor on the device of the states."""
         return torch.as_tensor(theta, dtype=torch.float64)
 
     def scalars(self, theta: Array) -> Mapping[str, float]:
-        """Model scalars in SI as floats."""
+        """Scalars of the model, SI."""
         return {k: float(v) for k, v in self.unknowns.scalars(self.tensor(theta)).items()}
 
     def prior_residual(self, theta: Array) -> Array:
-        """Coordinates in prior standard deviations from their prior means."""
-        return (theta - self.unknowns.prior_mean) / self.unknowns.prior_sd
+        """Distance from the prior means in prior standard deviations, ``(m,)``."""
+        return self.unknowns.prior_residual(theta)
 
     def objective(self, theta: Array, prediction: Prediction[States]) -> float:
         """``(chi2 + prior) / 2``."""
@@ -111,20 +129,24 @@ class Problem(ABC, Generic[Solver, States]):
 
     def quadratic(self, theta: Array, prediction: Prediction[States]) -> QuadraticModel:
         """Normal equations of a prediction that carries its Jacobian."""
-        assert prediction.jacobian is not None
-        residual, jacobian = (t.cpu().numpy() for t in (prediction.residual, prediction.jacobian))
-        return QuadraticModel.from_residual(
-            residual, jacobian, self.prior_residual(theta), self.unknowns.prior_sd
-        )
+        expansion = Linearisation.from_prediction(prediction)
+        return expansion.quadratic(self.prior_residual(theta), self.unknowns.prior_sd)
 
 
-#: A problem of some kind, for what hands it back.
+#: Any problem, for functions that return one of the same class.
 AnyProblem = TypeVar("AnyProblem", bound=Problem[Any, Any])
 
 
 @dataclass(frozen=True)
 class EngineFit(Generic[AnyProblem]):
-    """Where an engine ended: its run, and the problem and prediction at its estimate."""
+    """The estimate of an engine.
+
+    Attributes:
+        run: estimates and course of the run.
+        theta: coordinates of the estimate, ``(m,)``.
+        problem: as it was linearised last.
+        prediction: states and residual at the last linearisation.
+    """
 
     run: EngineRun
     theta: Array
@@ -142,7 +164,7 @@ def describe_unaffected(scalars: tuple[ScalarEstimate, ...]) -> str:
 
 
 class ResidualProblem(Protocol):
-    """What the uncertainty of a fit asks of its problem: voxels, or anything else with a residual."""
+    """What profile likelihoods and samplers need of a problem."""
 
     @property
     def unknowns(self) -> UnknownSet: ...
@@ -155,33 +177,35 @@ class ResidualProblem(Protocol):
 
 
 class Objective:
-    """Half of ``chi2 + prior`` of a problem as it stands: maps and systematic errors are not
-    brought up to date on the way.
+    """(chi2 + prior)/2 of a problem whose maps and systematic errors stay fixed.
+
+    Args:
+        problem: as it was linearised last.
     """
 
     def __init__(self, problem: ResidualProblem) -> None:
         self.problem = problem
         self.solver = problem.solver()
         self.solves = 0
-        self.prior_mean, self.prior_sd = problem.unknowns.prior_mean, problem.unknowns.prior_sd
+        self.prior_sd = problem.unknowns.prior_sd
 
     def residual(self, theta: Array) -> Array:
-        """Whitened misfit of every observation, from a full solve."""
+        """Whitened residual of every observation, ``(N,)``, from a full solution."""
         self.solves += 1
         return np.asarray(
             self.problem.predict(theta, self.solver).residual.cpu().numpy(), dtype=np.float64
         )
 
     def expand(self, theta: Array) -> Linearisation:
-        """With exact tangents."""
+        """Residual and Jacobian from a full solution with exact tangents."""
         self.solves += 1
         return Linearisation.from_prediction(
             self.problem.predict(theta, self.solver, tangents=True)
         )
 
     def prior_residual(self, theta: Array) -> Array:
-        """Coordinates in prior standard deviations from their prior means."""
-        return np.asarray((theta - self.prior_mean) / self.prior_sd)
+        """Distance from the prior means in prior standard deviations, ``(m,)``."""
+        return self.problem.unknowns.prior_residual(theta)
 
     def prior(self, theta: Array) -> float:
         """Half of the squared distance from the prior."""
@@ -189,10 +213,10 @@ class Objective:
         return 0.5 * float(z @ z)
 
     def value(self, theta: Array) -> float:
-        """Misfit and prior together."""
+        """The objective."""
         r = self.residual(theta)
         return 0.5 * float(r @ r) + self.prior(theta)
 
     def quadratic(self, theta: Array, expansion: Linearisation) -> QuadraticModel:
-        """Normal equations at a point."""
+        """Normal equations of a linearisation."""
         return expansion.quadratic(self.prior_residual(theta), self.prior_sd)

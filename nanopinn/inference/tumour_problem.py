@@ -32,15 +32,16 @@ SOLVER_TOLERANCE = 1e-7
 
 @dataclass(frozen=True)
 class Fields:
-    """Every field at a parameter vector, whoever found them, with tangents where they were asked
-    for.
+    """Every field at a point, with tangents if they were computed.
 
     Attributes:
         flow: pressure on the flow grid, exchange and face flows on the grid of the maps.
-        contrast: ``(t, x, y, z)`` mM of tissue at the frames; ``d_contrast`` ``(m, t, x, y, z)``.
-        pools: ``(node, pool, x, y, z)`` kg/m3 at the nodes of the drug march, or None without drug
-            images; ``d_pools`` at the drug images alone, ``(m, image, pool, x, y, z)``.
-        balance: relative mass imbalance of the drug march.
+        contrast: contrast agent in tissue at the frames, ``(t, x, y, z)``, mM.
+        pools: drug pools at the nodes of the time integration, ``(node, pool, x, y, z)``, kg/m3;
+            None without drug images.
+        d_contrast: tangents of ``contrast``, ``(m, t, x, y, z)``.
+        d_pools: tangents of the pools at the drug images, ``(m, image, pool, x, y, z)``.
+        balance: relative mass-balance error of the time integration of drug.
     """
 
     flow: FlowSolution
@@ -52,11 +53,11 @@ class Fields:
 
     @property
     def flow_without_tangents(self) -> FlowSolution:
-        """The flow alone, for a forward run."""
+        """The flow without its tangents."""
         return replace(self.flow, dp=None)
 
     def on_parents(self, factor: int) -> Fields:
-        """Contrast and pools averaged over ``factor^3`` cells; the flow stays on its grid."""
+        """Contrast and pools averaged over ``factor^3`` cells; the flow keeps its grid."""
         pools = None if self.pools is None else average_subcells(self.pools, factor)
         return Fields(
             self.flow, average_subcells(self.contrast, factor), pools, balance=self.balance
@@ -65,22 +66,27 @@ class Fields:
 
 @dataclass(frozen=True)
 class TumourProblem(Problem[ForwardModel, Fields]):
-    """The voxel problem: everything an engine needs; immutable, so that engines cannot disturb each
-    other.
+    """Unknowns, tissue and observations of the voxels of one tumour.
 
     Attributes:
-        kinetics: measured Ktrans (1/s), ve and vp, ``(3, x, y, z)``: what each voxel's curve says
-            by itself.
-        local: the same three of the tissue, ``(3, x, y, z)``, such that the model's curves, with
-            all that flows and diffuses between voxels, say ``kinetics`` when each is fitted by
-            itself. ``setting.maps`` are made of them; PS is Ktrans less the solvent drag.
-        pH_error_basis: ``(k, x, y, z)``; the error of the pH map is their sum with weights of unit
+        unknowns: in the order of the coordinates.
+        setting: tissue maps with their grids.
+        kinetics: measured Ktrans (1/s), ve and vp, each voxel fitted alone, ``(3, x, y, z)``.
+        local_kinetics: the same of the tissue, ``(3, x, y, z)``: with them the modelled curves,
+            which include flow and diffusion between voxels, give ``kinetics`` when each voxel is
+            fitted alone. ``setting.maps`` are derived from them; PS is Ktrans less solvent drag.
+        aif: arterial input.
+        frame_times: of the frames, s, ``(t,)``.
+        contrast: concentration of contrast agent in the tumour.
+        drug: post-dose images.
+        plasma: encapsulated and free drug in plasma.
+        pH_error_basis: ``(k, x, y, z)``. The error of the pH map is their sum with weights of unit
             variance.
-        closure_basis: ``(k, x, y, z)``, the same for what the model leaves out of each drug image,
-            relative to it.
-        spread: covariance of ln Ktrans and ln ve of every voxel, ``(2, 2, x, y, z)``.
-        model_error: how much the equations may err; None where they are exact.
-        errors: what relinearisation found, None before.
+        closure_basis: ``(k, x, y, z)``, the same for the model error of each drug image, relative
+            to the image.
+        kinetic_covariance: of ln Ktrans and ln ve in every voxel, ``(2, 2, x, y, z)``.
+        errors: effect of systematic errors at the last linearisation; None before the first.
+        model_error: prior of the error of the equations; None where they are exact.
     """
 
     setting: Setting
@@ -99,25 +105,25 @@ class TumourProblem(Problem[ForwardModel, Fields]):
 
     @property
     def observations(self) -> int:
-        """Independent numbers measured."""
+        """Number of independent observations."""
         return self.contrast.count + sum(d.count for d in self.drug)
 
     @property
     def drug_times(self) -> Array:
-        """Nodes of the drug march, from the dose to the last image."""
+        """Nodes of the time integration of drug, from the dose to the last image, s."""
         return self.setting.drug_nodes([d.time_s for d in self.drug])
 
     def forward(self, pressure: Tensor | None = None) -> ForwardModel:
-        """A solver of this problem's fields, which may start from a pressure nearby."""
+        """A solver of the fields, which may start from a given pressure."""
         return ForwardModel(self.setting, self.unknowns.scalars, pressure)
 
     def solver(self, before: ForwardModel | None = None) -> ForwardModel:
-        """As :meth:`forward`, from the pressure where another one ended."""
+        """As :meth:`forward`, from the last pressure of another solver."""
         return self.forward(None if before is None else before.last_pressure)
 
     @property
     def measured_pH(self) -> Tensor:
-        """The pH map without the error that relinearisation gave it."""
+        """The pH map without its estimated error."""
         pH = self.setting.maps.pH
         return (
             pH
@@ -134,8 +140,14 @@ class TumourProblem(Problem[ForwardModel, Fields]):
         scheme: Scheme = TR_BDF2,
         tol: float = SOLVER_TOLERANCE,
     ) -> Fields:
-        """Every field by finite volumes, each linear solve to a relative residual ``tol``, those of
-        the flow's tangents to a hundredth.
+        """Every field by finite volumes.
+
+        Args:
+            theta: coordinates, ``(m,)``.
+            forward: the solver.
+            tangents: with exact tangents.
+            scheme: of the time integration.
+            tol: relative residual of the linear solves; a hundredth of it for tangents of the flow.
         """
         th = self.tensor(theta)
         flow = forward.solve_flow(th, tangents=tangents, tangent_tolerance=1e-2 * tol)
@@ -158,21 +170,21 @@ class TumourProblem(Problem[ForwardModel, Fields]):
         )
 
     def compare(self, fields: Fields) -> Prediction[Fields]:
-        """Fields against the observations."""
+        """The residual of fields, with its Jacobian where they have tangents."""
         residual = self.residual(fields.contrast, fields.pools)
         if fields.d_contrast is None:
             return Prediction(fields, residual, None)
         return Prediction(fields, residual, self.jacobian(fields.d_contrast, fields.d_pools))
 
     def tensor(self, theta: Array) -> Tensor:
-        """A coordinate vector as a tensor beside the maps."""
+        """Coordinates as a tensor on the device of the maps."""
         phi = self.setting.maps.phi
         return torch.as_tensor(theta, dtype=phi.dtype, device=phi.device)
 
     def blocks(self, fields: Fields) -> dict[str, tuple[float, int]]:
-        """Misfit and count of independent numbers of every observation, by name.
+        """chi2 and number of independent observations by kind of observation.
 
-        Curves and images are taken after the best systematic errors, which they share.
+        The systematic errors have their conditional MAP estimates.
         """
         curves = self._eliminated("contrast", self.contrast.residual(fields.contrast).reshape(-1))
         found = {"contrast agent": (float(curves.square().sum()), self.contrast.count)}
@@ -185,7 +197,7 @@ class TumourProblem(Problem[ForwardModel, Fields]):
         return found
 
     def drug_misfit(self, pools: Tensor) -> Tensor:
-        """Whitened misfit of every drug image, before systematic errors are eliminated."""
+        """Whitened residual of every drug image before systematic errors are eliminated."""
         parts = []
         for d in self.drug:
             image = d.predict(
@@ -195,14 +207,24 @@ class TumourProblem(Problem[ForwardModel, Fields]):
         return torch.cat(parts)
 
     def residual(self, C: Tensor, pools: Tensor | None) -> Tensor:
-        """Whitened misfit of fields: ``C`` ``(t, x, y, z)`` mM, pools ``(node, pool, x, y, z)``."""
+        """Whitened residual of all observations, ``(N,)``.
+
+        Args:
+            C: contrast agent, ``(t, x, y, z)``, mM.
+            pools: of drug, ``(node, pool, x, y, z)``, kg/m3.
+        """
         parts = [self._eliminated("contrast", self.contrast.residual(C).reshape(-1))]
         if pools is not None:
             parts.append(self._eliminated("drug", self.drug_misfit(pools)))
         return torch.cat(parts)
 
     def jacobian(self, dC: Tensor, dpools: Tensor | None) -> Tensor:
-        """``(N, m)`` from field tangents ``(m, t, x, y, z)`` and ``(m, image, pool, x, y, z)``."""
+        """Derivative of :meth:`residual`, ``(N, m)``.
+
+        Args:
+            dC: tangents of the contrast agent, ``(m, t, x, y, z)``.
+            dpools: tangents of the pools at the images, ``(m, image, pool, x, y, z)``.
+        """
         parts = [self._eliminated("contrast", self.contrast.whiten(dC).flatten(1))]
         if dpools is not None:
             images = [
@@ -212,9 +234,7 @@ class TumourProblem(Problem[ForwardModel, Fields]):
         return torch.cat(parts, dim=1).T
 
     def _eliminated(self, block: Literal["contrast", "drug"], whitened: Tensor) -> Tensor:
-        """A residual ``(n,)``, or its tangents ``(m, n)``, less what systematic errors explain of
-        it.
-        """
+        """A residual ``(n,)`` or its tangents ``(m, n)`` with systematic errors eliminated."""
         if self.errors is None:
             return whitened
         error = self.errors.contrast if block == "contrast" else self.errors.drug
@@ -223,15 +243,15 @@ class TumourProblem(Problem[ForwardModel, Fields]):
         )
 
     def node_index(self, drug: DrugObservation) -> int:
-        """Index of an image's time among the nodes of the drug march."""
+        """Index of an image's time among :attr:`drug_times`."""
         return nearest_nodes(self.drug_times, [drug.time_s])[0]
 
     def plasma_at(self, time_s: float) -> float:
-        """Encapsulated drug in plasma, kg/m3."""
+        """Encapsulated drug in plasma at a time (s), kg/m3."""
         return float(self.plasma[0](torch.tensor(time_s, dtype=torch.float64)))
 
     def scalars(self, theta: Array) -> Mapping[str, float]:
-        """Model scalars in SI as floats."""
+        """Scalars of the model, SI."""
         return {
             k: float(v)
             for k, v in self.unknowns.scalars(self.tensor(theta)).items()

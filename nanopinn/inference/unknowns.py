@@ -1,6 +1,7 @@
-"""What a fit infers, in the parameterisation that images can know, each with its prior.
+"""Unknowns of a fit with their priors, and the map from coordinates to scalars of the model.
 
-Unknowns that are functions of time, constant in each stretch between events.
+The tumour's unknowns are those of :mod:`nanopinn.parameters.unknown_registry`. A function of time
+that is constant between events has one unknown per time segment.
 """
 
 from __future__ import annotations
@@ -25,23 +26,20 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Unknown:
-    """One scalar with its prior.
-
-    The fit works in a coordinate: the natural logarithm of the SI value ("log") or the value
-    itself.
+    """A scalar with its prior.
 
     Attributes:
-        name: key among the model's scalars.
-        label: what it is called for the reader.
+        name: key among the scalars of the model.
+        label: name in tables and figures.
         unit: customary unit.
         per_unit: customary value = SI value times this.
-        scale: how the coordinate is made.
+        scale: the coordinate of the fit is the natural logarithm of the SI value ("log") or the
+            value ("linear").
         prior_median: SI.
-        prior_sd: in the coordinate.
+        prior_sd: of the coordinate.
 
     Raises:
-        InputError: a prior that contradicts itself: no spread, or a logarithm of what is not
-            positive.
+        InputError: the prior sd is not positive, or the median of a logarithm is not.
     """
 
     name: str
@@ -55,23 +53,23 @@ class Unknown:
     def __post_init__(self) -> None:
         if not 0 < self.prior_sd < np.inf:
             raise InputError(
-                "a prior needs a positive spread", field=self.name, found=self.prior_sd
+                "a prior needs a positive standard deviation", field=self.name, found=self.prior_sd
             )
         if not np.isfinite(self.prior_median) or (self.scale == "log" and self.prior_median <= 0):
             expected = (
-                "a positive number, for its logarithm is inferred"
+                "a positive number, because its logarithm is estimated"
                 if self.scale == "log"
                 else "a finite number"
             )
             raise InputError(
-                "a prior has no such median",
+                "the median of a prior is invalid",
                 field=self.name,
                 found=self.prior_median,
                 expected=expected,
             )
 
     @classmethod
-    def of(
+    def with_prior(
         cls,
         name: str,
         median: float,
@@ -80,8 +78,14 @@ class Unknown:
         scale: Literal["log", "linear"] = "log",
         unit: str = "1",
     ) -> Unknown:
-        """A scalar of a model of your own, in the unit in which the model works; ``sd`` is that of
-        its logarithm by default.
+        """A scalar of a model of your own.
+
+        Args:
+            name: key among the scalars.
+            median: of the prior, in the unit of the model.
+            sd: of the prior, of the logarithm for scale "log".
+            scale: "log" or "linear".
+            unit: for tables.
         """
         return cls(name, name, unit, 1.0, scale, median, sd)
 
@@ -95,7 +99,12 @@ class Unknown:
         return torch.exp(coordinate) if self.scale == "log" else coordinate
 
     def estimate(self, coordinate: float, sd: float) -> ScalarEstimate:
-        """The estimate in customary units, prior beside posterior."""
+        """Prior and posterior in customary units.
+
+        Args:
+            coordinate: of the estimate.
+            sd: of the coordinate.
+        """
         linear = self.scale == "linear"
         return ScalarEstimate(
             name=self.name,
@@ -123,7 +132,12 @@ def scalar_unknowns() -> tuple[Unknown, ...]:
 
 @dataclass(frozen=True)
 class UnknownSet:
-    """Unknowns in order, scalars first, with the map from their coordinates to the model's scalars."""
+    """Unknowns in the order of their coordinates: scalars, then the weights of functions.
+
+    Attributes:
+        items: scalars.
+        functions: functions of space or pH.
+    """
 
     items: tuple[Unknown, ...]
     functions: tuple[FunctionUnknown, ...] = ()
@@ -133,12 +147,12 @@ class UnknownSet:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of every coordinate."""
+        """Name of every coordinate."""
         return (*(u.name for u in self.items), *(name for f in self.functions for name in f.names))
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Of every coordinate, for the reader."""
+        """Label of every coordinate."""
         return (
             *(u.label for u in self.items),
             *(f"{f.label} ({name})" for f in self.functions for name in f.names),
@@ -159,11 +173,15 @@ class UnknownSet:
             ]
         )
 
+    def prior_residual(self, theta: Array) -> Array:
+        """Distance from the prior means in prior standard deviations, ``(m,)``."""
+        return np.asarray((theta - self.prior_mean) / self.prior_sd)
+
     def where(self, name: str) -> slice:
-        """Coordinates of a function.
+        """Coordinates of the weights of a function.
 
         Raises:
-            KeyError: it is not among the unknowns.
+            KeyError: there is no such function.
         """
         at = len(self.items)
         for f in self.functions:
@@ -173,7 +191,7 @@ class UnknownSet:
         raise KeyError(name)
 
     def scalars(self, theta: Tensor) -> dict[str, Tensor]:
-        """Model scalars (SI), and weights of functions, at a coordinate vector ``(m,)``."""
+        """Scalars of the model (SI) and weights of functions at coordinates ``(m,)``."""
         values = {u.name: u.value(theta[j]) for j, u in enumerate(self.items)}
         return values | {f.name: theta[self.where(f.name)] for f in self.functions}
 
@@ -185,28 +203,29 @@ class UnknownSet:
         )
 
     def without(self, names: Sequence[str] | frozenset[str]) -> UnknownSet:
-        """The set less some of its members."""
+        """The set without some of its unknowns."""
         kept = tuple(f for f in self.functions if f.name not in names)
         return UnknownSet(tuple(u for u in self.items if u.name not in names), kept)
 
 
 @dataclass(frozen=True)
 class PiecewiseConstantFunction:
-    """Something that is constant in each stretch of time between events, and jumps at them; one
-    scalar for each stretch.
+    """A function of time that is constant between events, with one scalar per time segment.
 
         infusion = PiecewiseConstantFunction("infusion", (3600.0, 7200.0))
-        unknowns = UnknownSet((*infusion.unknowns(1e-9, 1.0), Unknown.of("clearance", 1e-6, 1.0)))
+        clearance = Unknown.with_prior("clearance", 1e-6, 1.0)
+        unknowns = UnknownSet((*infusion.unknowns(1e-9, 1.0), clearance))
         problem = SystemProblem(
             unknowns, lambda t, y, s: (infusion.at(t, s) - s["clearance"] * y) / volume, initial,
             series, events=infusion.jumps
         )
 
     Attributes:
-        name: of the function. jumps: s, increasing.
+        name: of the function.
+        jumps: times of the events, s, increasing.
 
     Raises:
-        InputError: there is one stretch only, or the jumps do not increase.
+        InputError: there is no event, or the times do not increase.
     """
 
     name: str
@@ -215,57 +234,64 @@ class PiecewiseConstantFunction:
     def __post_init__(self) -> None:
         if not self.jumps:
             raise InputError(
-                "a function of time with one stretch is a number",
+                "a function of time needs at least two segments",
                 field=self.name,
-                expected="at least one time at which it jumps",
-                remedy="Give the times of events, or make it a scalar.",
+                expected="at least one time at which it changes",
+                remedy="Give the times of events, or use a scalar.",
             )
         if not all(a < b for a, b in itertools.pairwise(self.jumps)):
             raise InputError(
-                "times at which a function jumps do not increase", field=self.name, found=self.jumps
+                "the times at which a function changes do not increase",
+                field=self.name,
+                found=self.jumps,
             )
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the scalars, one for each stretch."""
+        """Names of the scalars, one per segment."""
         return tuple(f"{self.name}[{k}]" for k in range(len(self.jumps) + 1))
 
     def unknowns(self, median: float, sd: float, *, unit: str = "1") -> tuple[Unknown, ...]:
-        """The scalars with one log-normal prior each; ``sd`` is that of the logarithm."""
-        return tuple(Unknown.of(name, median, sd, unit=unit) for name in self.names)
+        """The scalars with log-normal priors.
+
+        Args:
+            median: of every segment.
+            sd: of the logarithm.
+            unit: for tables.
+        """
+        return tuple(Unknown.with_prior(name, median, sd, unit=unit) for name in self.names)
 
     def at(self, t: Tensor, scalars: Mapping[str, Tensor]) -> Tensor:
-        """The function at a time (s); at a jump it still has the value before."""
+        """The function at a time (s); at an event it has the value before it."""
         first, *later = (scalars[name] for name in self.names)
         for jump, value in zip(self.jumps, later, strict=True):
             first = torch.where(t > jump, value, first)
         return first
 
 
-#: Prior standard deviation of the logarithm of what a later stretch multiplies the release rate by
-#: (an assumption).
+#: Prior sd of the logarithm of the release multiplier of a time segment (an assumption).
 RELEASE_SD = 0.5
 
 
 def release_rate_unknowns(
     jumps_s: tuple[float, ...], *, sd: float = RELEASE_SD
 ) -> tuple[Unknown, ...]:
-    """What the carrier's release rate is multiplied by in every stretch but the first, to which the
-    release law itself belongs.
+    """Multipliers of the release rate in every time segment but the first.
 
-    The first stretch has no multiplier of its own: it would be one ridge with the rate of the law.
+    The first segment has no multiplier, which would be exactly correlated with the release rate.
 
     Args:
-        jumps_s: s after the dose, increasing.
+        jumps_s: times at which the rate changes, s after the dose, increasing.
+        sd: of the logarithm of each multiplier.
 
     Raises:
-        InputError: there are none, they do not increase, or one is not after the dose.
+        InputError: there is no time, the times do not increase, or one is not after the dose.
     """
     at = tuple(t / 3600 for t in jumps_s)
-    function = PiecewiseConstantFunction("hours at which release jumps", at)
+    function = PiecewiseConstantFunction("release_in_time", at)
     if at[0] <= 0:
         raise InputError(
-            "the release rate jumps before anything is there",
+            "the release rate changes before the dose",
             field=function.name,
             found=at[0],
             expected="above 0",

@@ -111,7 +111,7 @@ def run_fit(
     progress = progress or ignore_progress
     if inputs.model != extended_tofts.NAME:
         raise InputError(
-            "the fit needs maps of the extended Tofts model, which its tissue model is without flow",
+            "the fit needs maps of the extended Tofts model, its tissue model without flow",
             field="model",
             found=inputs.model,
             expected=extended_tofts.NAME,

@@ -1,6 +1,6 @@
-"""Drug images that are planned, as ``QUANTITY@HOURS[:NOISE]``.
+"""Planning: which unknowns a protocol would inform, and what further drug images would add.
 
-From a protocol, or a finished fit, to what it would tell and which image to add.
+A planned drug image is written ``QUANTITY@HOURS[:NOISE]``.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ Array = NDArray[np.float64]
 
 assert set(QUANTITIES) == set(get_args(Quantity))
 
-#: Candidates where none are given: what two kinds of label show, from the first hour to the third
-#: day.
+#: Candidates where none are given: what two kinds of label show, from 0.5 to 72 h.
 CANDIDATE_QUANTITIES: tuple[Quantity, ...] = ("encapsulated", "released")
 CANDIDATE_HOURS = (0.5, 1.0, 2.0, 6.0, 12.0, 24.0, 48.0, 72.0)
 
@@ -50,8 +49,10 @@ class PlannedImage:
     """A drug image that would be taken.
 
     Attributes:
-        time_s: after the dose. noise: sd of a voxel, kg/m3; or, if ``relative``, over the image's
-            largest value in the tumour.
+        quantity: what the image shows.
+        time_s: after the dose, s.
+        noise: sd of a voxel, kg/m3, or relative to the largest value of the image in the tumour.
+        relative: whether ``noise`` is relative.
     """
 
     quantity: Quantity
@@ -64,24 +65,33 @@ class PlannedImage:
         return f"{self.quantity} at {self.time_s / 3600:g} h"
 
     def to_blank_image(self, shape: tuple[int, ...]) -> DrugImage:
-        """An image without content or noise yet, for a problem to be posed with."""
+        """An image of zeros, from which the problem is posed.
+
+        Args:
+            shape: of the scan.
+        """
         return DrugImage(np.zeros(shape), self.time_s, self.quantity, 1.0)
 
     def noise_sd(self, image: torch.Tensor) -> float:
-        """Noise of a voxel of the image that is expected, ``(n,)`` in the tumour, kg/m3."""
+        """Noise sd of a voxel, kg/m3.
+
+        Args:
+            image: expected values in the tumour, ``(n,)``, kg/m3.
+        """
         return self.noise * float(image.max()) if self.relative else self.noise
 
 
 def parse_planned_image(text: str, noise: float, field: str) -> PlannedImage:
-    """Read ``QUANTITY@HOURS[:NOISE]``; NOISE is a share of the largest value (0.05, 5%) or has a
-    unit (0.3ug/mL).
+    """Parse ``QUANTITY@HOURS[:NOISE]``.
 
     Args:
-        noise: relative, where none is given. field: the option, for errors.
+        text: NOISE is a share of the largest value (0.05, 5%) or has a unit (0.3ug/mL).
+        noise: relative noise where the text gives none.
+        field: name of the setting, for errors.
 
     Raises:
-        InputError: it is not of that form, the quantity is unknown, it is before the dose, or it
-            has no noise.
+        InputError: the text has another form, the quantity is unknown, the time is not after the
+            dose, or the noise is not positive.
     """
     parts = re.fullmatch(r"([^@:]+)@([^@:]+?)h?(?::(.+))?", text.strip())
     if parts is None:
@@ -97,9 +107,9 @@ def parse_planned_image(text: str, noise: float, field: str) -> PlannedImage:
     t = _parse_finite_number(hours)
     if t is None or not 0 < t <= _LATEST_H:
         problem = (
-            "an image lies before the dose, at it, or too late"
+            "the time of an image is not after the dose or too late"
             if t is not None
-            else "the time of an image is no number"
+            else "the time of an image is not a number"
         )
         raise InputError(
             problem,
@@ -129,7 +139,7 @@ def _parse_noise(noise_text: str, text: str, field: str) -> tuple[float, bool]:
             field=field,
             found=text,
             expected="a positive standard deviation",
-            remedy="No image is without; one at its detection limit has about that as its noise.",
+            remedy="Give the noise; at the detection limit of an image it is about that limit.",
         )
     if unit in DRUG_UNITS:
         return level * DRUG_UNITS[unit], False
@@ -140,7 +150,7 @@ def _parse_noise(noise_text: str, text: str, field: str) -> tuple[float, bool]:
             field=field,
             found=text,
             expected="a share up to 1, or a unit",
-            remedy="5 per cent is 0.05 or 5%.",
+            remedy="Write 5 per cent as 0.05 or 5%.",
         )
     return share, True
 
@@ -154,7 +164,12 @@ def _parse_finite_number(text: str) -> float | None:
 
 
 def default_candidates(taken: Sequence[PlannedImage], noise: float) -> tuple[PlannedImage, ...]:
-    """Every default candidate that is not in the protocol already."""
+    """Every default candidate that is not part of the protocol.
+
+    Args:
+        taken: images of the protocol.
+        noise: relative noise of the candidates.
+    """
     have = {i.name for i in taken}
     every = (
         PlannedImage(q, 3600.0 * h, noise) for q in CANDIDATE_QUANTITIES for h in CANDIDATE_HOURS
@@ -165,7 +180,13 @@ def default_candidates(taken: Sequence[PlannedImage], noise: float) -> tuple[Pla
 def expected_observations(
     problem: InverseProblem, fields: Fields, images: Sequence[PlannedImage]
 ) -> tuple[DrugObservation, ...]:
-    """The last drug images of a problem as they are expected to come out, each with its noise."""
+    """The drug images of a problem, the planned ones with expected values and noise.
+
+    Args:
+        problem: whose last drug images are planned.
+        fields: at the point of interest.
+        images: the planned images.
+    """
     assert fields.pools is not None
     taken = len(problem.drug) - len(images)
     expected = list(problem.drug[:taken])
@@ -180,15 +201,16 @@ def expected_observations(
 
 @dataclass(frozen=True)
 class _DesignSource:
-    """Where problems come from, and the points at which they are judged.
+    """The problems of a plan, and the distribution of the points at which they are evaluated.
 
     Attributes:
-        problem: the problem of a draw, by its number; its last drug images are the ``fresh`` ones.
-        centre, spread: of the points, ``(m,)`` and ``(m, m)``; None: the posterior that the first
-            draw finds.
-        fresh: drug images whose noise follows from what they would show. candidates: the last of
-            them.
-        where: what the centre is. said: the protocol, in sentences.
+        problem: the problem of a draw by its number, its last drug images the planned ones.
+        centre: mean of the points, ``(m,)``.
+        spread: covariance of the points, ``(m, m)``; the posterior of the first draw if None.
+        planned_images: drug images without a measurement.
+        candidates: the last of them.
+        where: what the centre is.
+        protocol_text: sentences.
     """
 
     problem: Callable[[int], InverseProblem]
@@ -206,17 +228,19 @@ def plan_protocol(
     folder: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """Which unknowns a protocol would inform, and what each further image would add, from the
-    Fisher information.
+    """Expected posterior under a protocol, and the information of further images.
+
+    Both follow from the Fisher information at draws of tumours and unknowns.
 
     Args:
         settings: of the protocol. With ``folder`` only candidates, their noise, draws and seed are
             used.
-        folder: the ``--out`` of a fit: plan for this patient, at the estimate and at draws from its
-            posterior.
+        folder: result folder of a fit. The plan is then for this patient, at the estimate and at
+            draws from its posterior.
+        progress: called with the state of the work.
 
     Raises:
-        InputError: the protocol cannot be, or the folder is no result of a fit.
+        InputError: the protocol is impossible, or the folder is no result of a fit.
     """
     settings, show, began = (
         settings or PlanSettings(),
@@ -307,14 +331,14 @@ def _evaluate_design(
 
 def _candidates(settings: PlanSettings, taken: Sequence[PlannedImage]) -> tuple[PlannedImage, ...]:
     given = tuple(
-        parse_planned_image(c, settings.image_noise, "--candidate")
+        parse_planned_image(c, settings.image_noise, "candidates")
         for c in dict.fromkeys(settings.candidates)
     )
     return given or default_candidates(taken, settings.image_noise)
 
 
 def _source_from_protocol(settings: PlanSettings) -> _DesignSource:
-    taken = tuple(parse_planned_image(d, settings.image_noise, "--drug") for d in settings.drug)
+    taken = tuple(parse_planned_image(d, settings.image_noise, "drug") for d in settings.drug)
     candidates = _candidates(settings, taken)
     device = choose_device(settings.device)
     every = (*taken, *candidates)
@@ -335,7 +359,7 @@ def _source_from_protocol(settings: PlanSettings) -> _DesignSource:
 def _build_problem(
     settings: PlanSettings, images: Sequence[PlannedImage], device: str, k: int
 ) -> InverseProblem:
-    """The problem of the ``k``-th tumour."""
+    """The problem of tumour number ``k``."""
     imaging = simulate_planned_scan(settings, np.random.default_rng((settings.seed, k)))
     return pose_problem_from_images(
         imaging,
@@ -376,16 +400,14 @@ def _noisy_name(image: PlannedImage) -> str:
 
 
 def _source_from_fit(settings: PlanSettings, folder: str | Path) -> _DesignSource:
-    """The problem of a finished fit with candidates beside its images, at the estimate and around
-    it.
-    """
+    """The problem of a fit with candidates added to its images."""
     if settings.drug:
         raise InputError(
-            "the drug images of a fit are those it was made with",
-            field="--drug",
+            "the drug images of a fit are those that it used",
+            field="drug",
             found=", ".join(settings.drug),
-            expected="none with --from",
-            remedy="Give images that could be added as --candidate.",
+            expected="none with `folder`",
+            remedy="Give images that could be added as `candidates`.",
         )
     saved = load_fitted_problem(folder)
     measured = [PlannedImage(d.quantity, d.time_s, 1.0) for d in saved.problem.drug]
@@ -409,7 +431,7 @@ def _source_from_fit(settings: PlanSettings, folder: str | Path) -> _DesignSourc
 
 
 def _unmeasured_observation(image: PlannedImage, problem: InverseProblem) -> DrugObservation:
-    """A planned image in the voxels that a drug image of this patient counts in, without noise yet."""
+    """A planned image without values, in the voxels in which drug images of the patient count."""
     tumour = problem.setting.maps.tumour
     one = torch.ones_like(tumour)
     core = torch.as_tensor(binary_erosion((tumour > 0.5).cpu().numpy()), device=tumour.device)

@@ -1,8 +1,8 @@
-"""What a scan of an idealised tumour would give: the phantom's anatomy at the size asked for,
-through the imaging of a fit.
+"""Simulated imaging maps of an idealised tumour under a protocol.
 
-Curves are those of well-mixed voxels with the noise of the protocol; they make the kinetic maps as
-rough, and their covariance as wide, as the scan would. The flow comes in later, by the physics.
+The anatomy is that of a phantom at the requested size. Curves are those of well-mixed voxels with
+the noise of the protocol, fitted as in a study, so that the kinetic maps and their covariance have
+the noise of the scan. Flow between voxels enters later, with the physics.
 """
 
 from __future__ import annotations
@@ -40,13 +40,12 @@ from nanopinn.solvers.grid import average_subcells
 
 Array = NDArray[np.float64]
 
-#: The anatomy is drawn on cells this much smaller than voxels, so that voxels at the border hold
-#: both tissues.
+#: Cells of the anatomy per voxel edge, so that voxels at the border contain both tissues.
 _CELLS_PER_VOXEL = 2
-#: Room for the waves of the tumour's border, over its diameter.
+#: Size of the field of view over the diameter of the tumour, whose border is wavy.
 _BOX_OVER_DIAMETER = 1.6
-#: Frames after the bolus below which five effects per voxel (Ktrans, ve, vp, arrival, baseline)
-#: leave nothing over.
+#: Fewest frames after the bolus; five parameters per voxel (Ktrans, ve, vp, delay, baseline) are
+#: eliminated.
 _MIN_FRAMES_AFTER_BOLUS = 10
 
 
@@ -64,6 +63,10 @@ class _Tissue:
 
 def simulate_planned_scan(settings: PlanSettings, rng: np.random.Generator) -> ImagingMaps:
     """The imaging maps of one idealised tumour under a protocol.
+
+    Args:
+        settings: of the protocol.
+        rng: random numbers of the anatomy and the noise.
 
     Raises:
         InputError: the tumour is smaller than two voxels, the scan is too short, or the arterial
@@ -118,13 +121,13 @@ def _draw_tissue(settings: PlanSettings, rng: np.random.Generator) -> _Tissue:
     if too_small:
         raise InputError(
             "the tumour is smaller than two voxels",
-            field="--tumour-mm",
+            field="tumour_mm",
             found=", ".join(too_small),
             expected=(
                 "at least twice the voxel size"
                 f" ({' x '.join(f'{h:g}' for h in settings.voxel_mm)} mm)"
             ),
-            remedy="Plan smaller voxels: no flow between voxels can be seen otherwise.",
+            remedy="Plan smaller voxels; otherwise flow between voxels cannot be observed.",
         )
     n = [
         int(np.ceil(_BOX_OVER_DIAMETER * d / h))
@@ -156,12 +159,12 @@ def _acquisition(settings: PlanSettings) -> DceAcquisition:
     if before < 2 or len(t) - before < _MIN_FRAMES_AFTER_BOLUS:
         raise InputError(
             "the series is too short or too slow",
-            field="--frames, --frame-spacing",
+            field="frames",
             found=f"{before} frames before the bolus at {BOLUS_S:g} s, {len(t) - before} after it",
             expected=f"2 or more before, {_MIN_FRAMES_AFTER_BOLUS} or more after",
             remedy=(
-                "Five effects of every voxel (Ktrans, ve, vp, arrival, baseline) are taken from its"
-                " own curve first."
+                "Five parameters of every voxel (Ktrans, ve, vp, delay, baseline) are eliminated"
+                " from its curve."
             ),
         )
     return DceAcquisition(
@@ -181,8 +184,8 @@ def _acquisition(settings: PlanSettings) -> DceAcquisition:
 def _aif(spec: str, acquisition: DceAcquisition) -> PlasmaCurve:
     if is_measured_in_scan(spec):
         raise InputError(
-            "an arterial input from the scan is not known before the scan",
-            field="--aif",
+            "an arterial input that is measured in the scan is not known before it",
+            field="aif",
             found=spec,
             expected="a population curve or a file",
             remedy="Plan with the population curve of your subjects.",
@@ -203,9 +206,7 @@ def _simulate_concentration(
     settings: PlanSettings,
     rng: np.random.Generator,
 ) -> tuple[Concentration, Array]:
-    """Concentration in the tumour with the noise of the protocol (NaN elsewhere), and native T1 as
-    it would be measured.
-    """
+    """Noisy concentration in the tumour (NaN elsewhere) and native T1 as it would be measured."""
     inside, t = tissue.tumour, acquisition.frame_times_s
     parameters = torch.as_tensor(
         np.stack([tissue.PS[inside], tissue.phi[inside], tissue.v_p[inside]], axis=1)

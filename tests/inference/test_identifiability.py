@@ -154,10 +154,10 @@ def unknown(**change: object) -> Unknown:
 @for_each(
     "change, words",
     [
-        ({"prior_sd": 0.0}, "positive spread"),
-        ({"prior_sd": float("nan")}, "positive spread"),
-        ({"prior_median": -1.0}, "no such median"),
-        ({"prior_median": float("inf"), "scale": "linear"}, "no such median"),
+        ({"prior_sd": 0.0}, "positive standard deviation"),
+        ({"prior_sd": float("nan")}, "positive standard deviation"),
+        ({"prior_median": -1.0}, "median of a prior is invalid"),
+        ({"prior_median": float("inf"), "scale": "linear"}, "median of a prior is invalid"),
     ],
 )
 def test_an_invalid_prior_is_refused(change: dict[str, object], words: str) -> None:

@@ -63,7 +63,7 @@ def plasma_problem(noise: float = 0.05, seed: int = 0) -> tuple[SystemProblem, n
     truth = three_compartments()
     unknowns = UnknownSet(
         tuple(
-            Unknown.of(k, 1.6 * v if k in ("CL", "V2", "Q3") else v / 1.5, 0.8)
+            Unknown.with_prior(k, 1.6 * v if k in ("CL", "V2", "Q3") else v / 1.5, 0.8)
             for k, v in truth.items()
         )
     )
@@ -88,7 +88,7 @@ def growth_problem(
     seed: int = 0, noise_sd: float | None = 20.0, start=lambda s: torch.tensor([50.0]), extra=()
 ) -> SystemProblem:
     unknowns = UnknownSet(
-        (Unknown.of("growth", 0.3, 1.0), Unknown.of("capacity", 600.0, 1.0), *extra)
+        (Unknown.with_prior("growth", 0.3, 1.0), Unknown.with_prior("capacity", 600.0, 1.0), *extra)
     )
     times = np.arange(1.0, 22.0, 1.5)
     measured = growth(times, 0.2, 1000.0) + 20.0 * np.random.default_rng(seed).standard_normal(
@@ -115,7 +115,7 @@ def front(cells: int = 30, tolerance: float = 1e-6) -> SystemProblem:
             - torch.stack([reaction, 2 * reaction], 1)
         ).reshape(-1)
 
-    unknowns = UnknownSet((Unknown.of("D", 1e-3, 1.0), Unknown.of("kf", 0.05, 1.0)))
+    unknowns = UnknownSet((Unknown.with_prior("D", 1e-3, 1.0), Unknown.with_prior("kf", 0.05, 1.0)))
     start = torch.as_tensor(np.repeat(np.exp(-5 * x), 2))
     seen = np.arange(0, 2 * cells, 3)
     blank = TimeSeries("species", np.linspace(0.5, 10.0, 12), np.zeros((12, len(seen))), seen, 5e-3)
@@ -296,7 +296,7 @@ def test_noise_that_was_not_given_is_estimated() -> None:
 
 
 def test_initial_states_can_be_unknowns_and_idle_unknowns_are_reported() -> None:
-    extra = (Unknown.of("first", 80.0, 1.0), Unknown.of("idle", 1.0, 0.5))
+    extra = (Unknown.with_prior("first", 80.0, 1.0), Unknown.with_prior("idle", 1.0, 0.5))
     fit = fit_fv(growth_problem(start=lambda s: s["first"][None], extra=extra))
     assert abs(np.log(fit.run["first"].median / 50.0)) < 3 * fit.run["first"].sd
     assert fit.run["idle"].median == pytest.approx(1.0)
@@ -363,8 +363,8 @@ def test_the_network_and_gauss_newton_agree_on_diffusion_and_reaction() -> None:
         (lambda: TimeSeries.from_state("v", [2.0, 1.0], [1.0, 1.0]), "increase"),
         (lambda: TimeSeries.from_state("v", [1.0, 2.0], [1.0, 1.0], noise_sd=0.0), "positive"),
         (lambda: TimeSeries("v", np.array([1.0]), np.ones((2, 1)), np.array([0]), None), "match"),
-        (lambda: Unknown.of("k", -1.0, 1.0), "median"),
-        (lambda: Unknown.of("k", 1.0, 0.0), "spread"),
+        (lambda: Unknown.with_prior("k", -1.0, 1.0), "median"),
+        (lambda: Unknown.with_prior("k", 1.0, 0.0), "spread"),
     ],
 )
 def test_invalid_series_and_priors_are_refused(change, words) -> None:

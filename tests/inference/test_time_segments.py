@@ -305,9 +305,9 @@ def test_a_problem_without_unknown_functions_has_no_time_segments(plain, problem
     [
         ({"release_in_time": (6.0, 6.0)}, "increase"),
         ({"release_in_time": (24.0, 6.0)}, "increase"),
-        ({"release_in_time": ()}, "one stretch"),
-        ({"release_in_time": ""}, "one stretch"),
-        ({"release_in_time": (0.0, 6.0)}, "before anything"),
+        ({"release_in_time": ()}, "two segments"),
+        ({"release_in_time": ""}, "two segments"),
+        ({"release_in_time": (0.0, 6.0)}, "before the dose"),
         ({"release_in_time": (6.0, 48.0)}, "below 48 h"),
         ({"release_in_time": (6.0,), "model_error": 0.1}, "`model_error`"),
     ],
@@ -343,7 +343,7 @@ def amount(t: np.ndarray, rates: tuple[float, ...], k: float = CLEARANCE) -> np.
 
 def infusion(times: np.ndarray, measured: np.ndarray, sd: float) -> SystemProblem:
     """One compartment with three unknown input rates and an unknown clearance."""
-    unknowns = UnknownSet((*INPUT.unknowns(1.0, 1.0), Unknown.of("k", 0.3, 0.5)))
+    unknowns = UnknownSet((*INPUT.unknowns(1.0, 1.0), Unknown.with_prior("k", 0.3, 0.5)))
     series = TimeSeries.from_state("amount", times, measured, noise_sd=sd)
     return SystemProblem(
         unknowns,

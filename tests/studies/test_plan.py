@@ -184,7 +184,7 @@ def test_a_protocol_that_cannot_be_is_refused_in_words(
         (["--tumour-mm", "3", "4"], "one number, or one for each of three axes"),
         (["--voxel-mm", "-1"], "sizes in mm are positive"),
         (["--ph-noise", "0"], "ph_noise.*greater than 0"),
-        (["--candidate", "released@2", "dextran@2"], "--candidate; found: dextran"),
+        (["--candidate", "released@2", "dextran@2"], "candidates; found: dextran"),
         (["--from", "nowhere"], "nowhere: not a result folder"),
         (
             ["--from", "nowhere", "--snr", "30", "--frame-spacing", "5"],
@@ -202,7 +202,7 @@ def test_the_command_refuses_in_one_paragraph(options: list[str], words: str) ->
 
 
 def test_images_beside_a_result_are_refused(fitted_folder: Path) -> None:
-    with pytest.raises(InputError, match="those it was made with"):
+    with pytest.raises(InputError, match="those that it used"):
         plan_protocol(PlanSettings(drug=("released@2",)), folder=fitted_folder)
 
 
