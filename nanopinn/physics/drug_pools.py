@@ -210,8 +210,9 @@ def _add_bound(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> 
 
 
 def _add_intracellular(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
-    uptake = model.select_by_tissue(uptake_rate(model.maps.pH, model.values), 0.0)
-    efflux = efflux_rate(model.values)
+    values = model.parameter_values()
+    uptake = model.select_by_tissue(uptake_rate(model.maps.pH, values), 0.0)
+    efflux = efflux_rate(values)
     if at.options.saturable:
         K_out, K_in = model.value("K_e"), model.value("rho_c") / CELLS_PER_UNIT * model.value("K_i")
         pools.add_saturable_transfer("free", "intracellular", uptake, efflux, K_out, K_in)

@@ -97,6 +97,11 @@ class TumourModel:
         factors = [self.scalars[name] for name in multipliers_of(symbol)]
         return math.prod(factors, start=parameter_lookup(self.values)(symbol))
 
+    def parameter_values(self) -> Values:
+        """Values of parameters in place of the table's, by symbol, scalar multipliers applied."""
+        multiplied = [s.multiplies for s in SCALARS.values() if s.multiplies is not None]
+        return {**self.values, **{symbol: self.value(symbol) for symbol in multiplied}}
+
     def select_by_tissue(self, tumour: Tensor | float, normal: Tensor | float) -> Tensor:
         """Map with one value in the tumour and another in normal tissue.
 
@@ -214,7 +219,7 @@ class TumourModel:
         """
         pH = self.maps.pH
         T_K = pH.new_tensor(value("T_body")) if T_K is None else T_K
-        values = {**self.values, **self.scalars}
+        values = {**self.parameter_values(), **self.scalars}
         if not carrier.responds_to_acid:
             return carrier.release_rate(pH, T_K, values)
         rate = carrier.release_rate(pH, T_K, values, ph_warp=self.scalars.get(RELEASE_LAW))

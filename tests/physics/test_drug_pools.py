@@ -7,6 +7,8 @@ import pytest
 import torch
 from scipy.linalg import expm
 
+from nanopinn.parameters import Prior, value
+from nanopinn.parameters.unknown_registry import SCALARS, ScalarDefinition
 from nanopinn.physics.drug_pools import (
     DRUG_POOLS,
     DrugPool,
@@ -65,3 +67,28 @@ def test_a_pool_is_added_by_its_declaration_and_an_option(
     assert U[at["lysosomal"]] / U[at["intracellular"]] == pytest.approx(K_IN / K_OUT, rel=1e-6)
     amount = volume_fractions(pools.names, TISSUE)[:, 0, 0, 0].numpy() @ U
     assert amount == pytest.approx(0.3, rel=1e-6)  # all drug that was free at the start
+
+
+@pytest.mark.parametrize("symbol", ["Vmax", "krel0_pH", "k_off_DNA"])
+def test_a_scalar_that_multiplies_a_parameter_reaches_its_pool(
+    symbol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factor = ScalarDefinition(
+        name="factor",
+        label="factor",
+        unit="1",
+        per_unit=1.0,
+        group="cells",
+        multiplies=symbol,
+        stated_default=3.0,
+        stated_prior=Prior("lognormal", 1.0),
+    )
+    given = drug_pools(
+        TumourModel.from_maps(TISSUE, None, None, {symbol: 3 * value(symbol)}), ONE, ONE
+    )
+    plain = drug_pools(TumourModel.from_maps(TISSUE), ONE, ONE)
+    monkeypatch.setitem(SCALARS, factor.name, factor)
+    multiplied = drug_pools(TumourModel.from_maps(TISSUE), ONE, ONE)
+    for at, rate in given.reaction.items():
+        torch.testing.assert_close(multiplied.reaction[at], rate, rtol=1e-12, atol=0.0)
+    assert any(not torch.equal(plain.reaction[at], rate) for at, rate in given.reaction.items())
