@@ -1,7 +1,6 @@
-"""One vessel and its tissue, under one arm: the setting in which arms are matched.
+"""Arms around one vessel: reference runs of other code, and published ratios (REF, TX).
 
-Arms around one vessel: reference runs, and published ratios in a setting matched for dose, tissue
-and time (REF, TX).
+All arms are matched for dose, tissue and time.
 """
 
 from __future__ import annotations
@@ -42,25 +41,31 @@ PHI = 0.3
 
 
 def one_cylinder(R_t: float, cells: int, R_c: float = 10 * UM) -> KroghCylinders:
-    """A single vessel."""
+    """The cylinder of a single vessel.
+
+    Args:
+        R_t: radius of the tissue, m.
+        cells: in the tissue.
+        R_c: radius of the vessel, m.
+    """
     return KroghCylinders(
         R_c, torch.full((1, 1), R_t, dtype=torch.float64), torch.ones(1, dtype=torch.float64), cells
     )
 
 
 class Vessel:
-    """A vessel of 10 um in tissue of 100 um, phi .3, pH 7.4, no flow of fluid, no sites in nuclei,
-    walls of the table's permeability.
+    """A vessel of 10 um in tissue of 100 um, without fluid flow and binding in nuclei.
 
-    The exchange is through the cylinder's own wall, not through the table's S/V. Heat opens
-    carriers and does nothing else.
+    phi is 0.3, pH 7.4, and the permeability of the wall that of the table. Exchange is through the
+    wall of the cylinder, not through the S/V of the table. Heat triggers release and has no other
+    effect.
 
     Args:
-        formulation: 90 mg of it as a bolus at 0.
-        heated_s: 42 C from 0 on.
-        depleted: whether tissue depletes the microvessels' plasma (two-way); otherwise they are a
-            pool of the same transit time that tissue takes nothing from: carriers ``C_l/(1 + k
-            tau)``, free drug ``C_f + k tau`` times that.
+        formulation: of 90 mg as a bolus at time 0.
+        heated_s: duration of heating to 42 C from time 0, s.
+        depleted: whether exchange with tissue depletes the plasma of the microvessels. Otherwise
+            they are a pool of the same transit time without exchange, with carriers ``C_l/(1 + k
+            tau)`` and free drug ``C_f + k tau`` times that.
     """
 
     def __init__(
@@ -80,8 +85,12 @@ class Vessel:
         )
 
     def run(self, save_at: list[float]) -> tuple[KroghSolution, ExposureAccumulator]:
-        """Pools at some times, and peaks up to the last."""
-        gathered, vessels = (
+        """Pools at some times, and the exposure up to the last.
+
+        Args:
+            save_at: increasing, s.
+        """
+        exposure, vessels = (
             ExposureAccumulator(self.detail.pools),
             vessel_pools(self._pool_coefficients(BODY_K)),
         )
@@ -92,13 +101,17 @@ class Vessel:
                 vessels,
                 self.cylinders,
                 save_at,
-                on_step=gathered,
+                on_step=exposure,
             ),
-            gathered,
+            exposure,
         )
 
     def outside_carriers(self, run: KroghSolution) -> Tensor:
-        """Mean over the tissue of all drug that is not in a carrier, ``(time,)``, kg/m3 of tissue."""
+        """Mean over the tissue of all drug outside carriers, ``(time,)``, kg/m3 of tissue.
+
+        Args:
+            run: pools around the vessel.
+        """
         of_tissue = {"free": PHI, "bound": PHI, **dict.fromkeys(CELLULAR_POOLS, 1.0)}
         return sum(
             (of_tissue.get(n, 0.0) * run.mean[:, p, 0] for p, n in enumerate(run.names)),
@@ -144,8 +157,9 @@ class Vessel:
 #: ng per kg, ug/mL per kg/m3.
 SETTING = "90 mg bolus, R_t 100 um, phi .3, pH 7.4"
 SOURCE = "a prototype of this model in other code, whose vessels tissue does not deplete"
-#: Reference runs: heated minutes; mean of all drug outside carriers at 60 min, ug/mL; half-distance
-#: of the peak in cells, um; peak in cells at the wall and at 50 um, ng per 1e5 cells.
+#: Reference runs with minutes of heating: mean of all drug outside carriers at 60 min in ug/mL,
+#: half-distance of the peak in cells in um, peak in cells at the wall and at 50 um in ng per 1e5
+#: cells.
 REFERENCES: tuple[tuple[str, Formulation, float, dict[str, float]], ...] = (
     ("free drug", FREE, 0.0, {"mean": 2.10, "half": 22.5, "wall": 0.98, "at 50 um": 0.21}),
     (
@@ -165,16 +179,15 @@ QUANTITIES = {
 
 
 def reference_runs() -> list[VerificationCase]:
-    """REF: runs to reproduce within 20 %, with vessels that tissue does not deplete; beside them
-    with vessels that it does.
+    """REF: runs of another code, reproduced within 20 % with vessels that tissue does not deplete.
+
+    The same runs with vessels that tissue depletes are shown as brackets.
     """
     found = []
     for name, formulation, minutes, references in REFERENCES:
         for depleted in (False, True):
             observed = _observe(Vessel(formulation, minutes * MINUTE, depleted=depleted))
-            setting_text = (
-                "two-way: tissue depletes its vessel, on purpose" if depleted else SETTING
-            )
+            setting_text = "with depletion of the vessel by tissue" if depleted else SETTING
             for key, reference in references.items():
                 case = VerificationCase(
                     "REF",
@@ -190,6 +203,7 @@ def reference_runs() -> list[VerificationCase]:
 
 
 def _as_bracket(case: VerificationCase) -> VerificationCase:
+    """The same case, which cannot fail."""
     return VerificationCase(
         case.id,
         case.name,
@@ -203,24 +217,23 @@ def _as_bracket(case: VerificationCase) -> VerificationCase:
 
 
 def _observe(vessel: Vessel) -> dict[str, float]:
-    run, gathered = vessel.run([HOUR])
+    """The quantities of :data:`QUANTITIES`."""
+    run, exposure = vessel.run([HOUR])
     wall, far = (
         interpolate_at_distances(
-            gathered.peak, torch.tensor([0.0, 50 * UM], dtype=torch.float64), vessel.cylinders
+            exposure.peak, torch.tensor([0.0, 50 * UM], dtype=torch.float64), vessel.cylinders
         )[0]
         / NG
     ).tolist()
     mean, half = (
         float(vessel.outside_carriers(run)[0]) / UG_PER_ML,
-        float(half_distance(gathered.peak, vessel.cylinders)) / UM,
+        float(half_distance(exposure.peak, vessel.cylinders)) / UM,
     )
     return {"mean": mean, "half": half, "wall": wall, "at 50 um": far}
 
 
 def published_ratios() -> list[VerificationCase]:
-    """TX: what heat adds at 60 min, within a factor 1.5 downwards, and which arm puts most drug
-    into cells.
-    """
+    """TX: gain by heat at 60 min, within a third of published values, and ranking of the arms."""
     heated = {m: _drug_outside_carriers(THERMOSENSITIVE, m) for m in (0.0, 15.0, 30.0, 60.0)}
     free, end = _drug_outside_carriers(FREE, 0.0), "drug outside carriers at 60 min"
     source = "Gasselhuber 2010: 9.3 against 3.0 ug/g (another model, at the edge of an ablation)"
@@ -277,11 +290,12 @@ def _ratio(
 
 
 def _drug_outside_carriers(formulation: Formulation, minutes: float) -> float:
+    """Mean over the tissue of the drug outside carriers at 60 min, kg/m3."""
     vessel = Vessel(formulation, minutes * MINUTE)
     return float(vessel.outside_carriers(vessel.run([HOUR])[0])[0])
 
 
 def _peak(formulation: Formulation, minutes: float) -> float:
-    """Largest mean over tissue of what has been the most in each cell, ng per 1e5 cells."""
+    """Mean over the tissue of the peak intracellular concentration, ng per 1e5 cells."""
     vessel = Vessel(formulation, minutes * MINUTE)
     return float(vessel.cylinders.tissue_mean(vessel.run([24 * HOUR])[1].peak)) / NG

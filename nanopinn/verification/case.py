@@ -1,7 +1,4 @@
-"""One observed value beside what is known.
-
-The small tissues on which cases are run.
-"""
+"""One verification case, the order of convergence, and the small tissues of the cases."""
 
 from __future__ import annotations
 
@@ -19,13 +16,19 @@ from nanopinn.solvers.tissue_setting import Setting
 
 @dataclass(frozen=True)
 class VerificationCase:
-    """One observed value beside its reference; ``tolerance`` is absolute.
+    """One observed value with its reference.
 
     Attributes:
-        kind: ``value`` where the package must give the reference: an analytic value, a published
-            formula, an invariant. ``bracket`` where it is a measurement, or another model, of
-            another tumour in another animal under another treatment: it is shown beside the
-            observed value, inside its tolerance or not, and cannot fail.
+        id: number of the case, or the kind of its reference.
+        name: what is computed.
+        quantity: that is compared, with its unit.
+        observed: value that the package computes.
+        reference: value that is known.
+        tolerance: largest accepted difference, absolute.
+        source: of the reference.
+        kind: ``value`` if the package must reproduce the reference, which is an analytic value, a
+            published formula or an invariant. ``bracket`` if the reference is a measurement or
+            another model of another tumour, animal or treatment; such a case cannot fail.
     """
 
     id: str
@@ -44,12 +47,28 @@ class VerificationCase:
 
     @property
     def failed(self) -> bool:
-        """Whether something is wrong with the package."""
+        """Whether the package does not reproduce a reference that it must reproduce."""
         return self.kind == "value" and not self.passed
 
 
+def order_of_convergence(coarse: float, fine: float) -> float:
+    """Order at which an error falls when the step is halved, ``log2(coarse / fine)``.
+
+    Args:
+        coarse: error with the longer step.
+        fine: error with half of that step.
+    """
+    return float(np.log2(coarse / fine))
+
+
 def ball(radius: float, widen: float, n: int) -> tuple[Grid, torch.Tensor]:
-    """A cube of n^3 cells around a ball, and each cell's distance from the centre, m."""
+    """A cube of n^3 cells around a ball, and the distance of every cell from its centre, m.
+
+    Args:
+        radius: of the ball, m.
+        widen: edge of the cube over the diameter of the ball.
+        n: cells along each axis.
+    """
     h = 2 * radius * widen / n
     x = (torch.arange(n, dtype=torch.float64) + 0.5) * h - radius * widen
     r = torch.sqrt(x[:, None, None] ** 2 + x[None, :, None] ** 2 + x[None, None, :] ** 2)
@@ -57,7 +76,7 @@ def ball(radius: float, widen: float, n: int) -> tuple[Grid, torch.Tensor]:
 
 
 def small_tissue() -> tuple[Setting, PlasmaCurve, np.ndarray]:
-    """A heterogeneous ball of tumour in 12^3 voxels of 0.5 mm, a sharp bolus, and 30 uneven frames."""
+    """A heterogeneous ball of tumour in 12^3 voxels, a sharp bolus, and 30 frame times (s)."""
     generator = torch.Generator().manual_seed(3)
     grid, r = ball(2e-3, 1.5, 12)
     tumour = (r < 2e-3).double()

@@ -13,7 +13,7 @@ from nanopinn.verification.case import VerificationCase, ball
 
 
 def isolated_sphere() -> list[VerificationCase]:
-    """V1: sphere with p = 0 at its edge; the formula in its digits, and the solver on cubes."""
+    """V1: sphere with p = 0 at its edge, by the formula and by the solver on cubes."""
     source = "Baxter and Jain 1989"
     found = []
     for alpha, points, mean in (
@@ -38,7 +38,7 @@ def isolated_sphere() -> list[VerificationCase]:
     R, K, LpSV = 5e-3, 3.098e-14, 3.098e-14 * (3.968 / 5e-3) ** 2
     grid, r = ball(R, 1.1, 64)
     inside = r < R
-    # outside the ball a perfect conductor with a strong sink holds p at zero on the ball's faces
+    # outside the ball a very large conductivity and sink keep p at 0 on the faces of the ball
     flow = FlowCoefficients(
         K=torch.where(inside, K, 1e5 * K),
         LpSV=torch.where(inside, LpSV, 0.0),
@@ -70,7 +70,7 @@ def isolated_sphere() -> list[VerificationCase]:
 
 
 def sphere_in_tissue() -> list[VerificationCase]:
-    """V2: sphere in infinite normal tissue: far field, edge, inside, and the solver's field."""
+    """V2: sphere in infinite normal tissue, by the formula and by the solver."""
     source = "Baxter and Jain 1989, closed solution"
     R, tissue = 5e-3, {"K_t": 3.098e-14, "LpSV_t": 4.2e-7, "p_e": 1533.0}
     normal = {"K_n": 6.4e-15, "LpSV_n": 1.89e-8, "p_e_n": 867.0, "LpLSL_n": 4.17e-7}

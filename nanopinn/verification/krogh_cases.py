@@ -1,6 +1,4 @@
-"""Pools around a vessel: a sink in closed form, a retarded front, and how far doxorubicin is seen
-(V3, published bracket).
-"""
+"""Pools around a vessel: sink in closed form, retarded front, penetration of doxorubicin (V3)."""
 
 from __future__ import annotations
 
@@ -28,12 +26,12 @@ from nanopinn.solvers.krogh import (
     vessel_pools,
 )
 from nanopinn.verification.arm_cases import ONE, one_cylinder
-from nanopinn.verification.case import VerificationCase
+from nanopinn.verification.case import VerificationCase, order_of_convergence
 
 
 def krogh_sink() -> list[VerificationCase]:
-    """V3: first-order sink behind a permeable wall: the formula in its digits, the solver's values
-    and its order.
+    """V3: first-order sink behind a permeable wall, by the formula and by the solver, whose order
+    of convergence is observed.
     """
     R_c, R_t, phi_D, k, P = 10 * UM, 100 * UM, 4.68e-11, 0.02, 2.67e-6
     source = "modified Bessel functions"
@@ -55,7 +53,7 @@ def krogh_sink() -> list[VerificationCase]:
         )
         errors.append(float(cylinders.tissue_mean((C - exact) ** 2).sqrt()))
     profile, x = C[0, 0].numpy(), cylinders.r[0, 0].log().numpy()
-    # to the wall along the slope there, to the edge along a parabola without one
+    # linear extrapolation to the wall, and a parabola with zero slope at the edge
     ends = [1.5 * profile[0] - 0.5 * profile[1], profile[-1] - (profile[-2] - profile[-1]) / 8]
     solved = np.interp(
         np.log(np.array(list(points)) * UM),
@@ -88,7 +86,7 @@ def krogh_sink() -> list[VerificationCase]:
             )
         )
     for n, coarse, fine in ((32, *errors[:2]), (64, *errors[1:])):
-        order = float(np.log2(coarse / fine))
+        order = order_of_convergence(coarse, fine)
         found.append(
             VerificationCase(
                 "V3",
@@ -103,16 +101,17 @@ def krogh_sink() -> list[VerificationCase]:
     return found
 
 
-def _cells(pools: PoolAssembler, uptake: float, efflux: float) -> None:
+def _add_cells(pools: PoolAssembler, uptake: float, efflux: float) -> None:
+    """Exchange between free drug and cells, 1/s."""
     pools.add_transfer("free", "intracellular", uptake * ONE)
     pools.add_transfer("intracellular", "free", efflux * ONE)
 
 
 def retarded_front() -> list[VerificationCase]:
-    """Doxorubicin that cells take up and give back moves as with D/R: a front, not exp(-x/L).
+    """V3: reversible uptake retards diffusion of doxorubicin, C = erfc(x/2 sqrt(D t/R)).
 
-    A vessel so wide that the tissue is flat; exchange with cells a hundred times faster than it is,
-    so that it balances everywhere; then C = erfc(x / 2 sqrt(D t / R)).
+    The vessel is so wide that the tissue is flat, and exchange with cells is a hundred times faster
+    than by the table, so that it is at equilibrium everywhere.
     """
     phi, D, t, R_c = value("ve_t"), value("D_f_t"), 3600.0, 10e-3
     uptake, efflux = (
@@ -124,7 +123,7 @@ def retarded_front() -> list[VerificationCase]:
     pools = PoolAssembler(("free", "intracellular"), ONE)
     pools.set_capacity("free", phi * ONE)
     pools.add_transport("free", 0.0, phi * D * ONE)
-    _cells(pools, 100 * uptake, 100 * efflux)
+    _add_cells(pools, 100 * uptake, 100 * efflux)
     open_wall = 1.0 * cylinders.surface_density[:, None, None]
     pools.add_wall_exchange("free", 0, open_wall, open_wall)
     interval = krogh_interval(
@@ -157,8 +156,11 @@ def retarded_front() -> list[VerificationCase]:
 
 
 def doxorubicin_bolus(R_t: float, save_at: list[float]) -> KroghSolution:
-    """Free doxorubicin around one vessel after the table's dose as a bolus; every constant is the
-    table's.
+    """Free doxorubicin around one vessel after a bolus, with the dose and parameters of the table.
+
+    Args:
+        R_t: radius of the tissue, m.
+        save_at: times of the profiles, s.
     """
     cylinders = one_cylinder(R_t, 48, value("R_c"))
     maps = TissueMaps(
@@ -182,9 +184,7 @@ def doxorubicin_bolus(R_t: float, save_at: list[float]) -> KroghSolution:
 
 
 def doxorubicin_half_distance() -> list[VerificationCase]:
-    """Published: doxorubicin in xenografts halves 20 to 50 um from vessels, 10 to 20 min after
-    injection.
-    """
+    """Published: half-distance of doxorubicin in xenografts, 20 to 50 um at 10 to 20 min."""
     found = doxorubicin_bolus(120 * UM, [600.0, 1200.0])
     source = "Primeau 2005 (40-50 um), BMC Cancer 2012 12:214 (24-43 um)"
     cases = [

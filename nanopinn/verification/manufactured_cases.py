@@ -1,6 +1,4 @@
-"""Solutions made up in advance, in three dimensions, with everything variable (V11): the order at
-which the solvers approach them.
-"""
+"""Order of convergence to manufactured solutions in three dimensions (V11)."""
 
 from __future__ import annotations
 
@@ -18,19 +16,22 @@ from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.pressure import solve_pressure
 from nanopinn.solvers.refined_grid import RimGrid
 from nanopinn.solvers.time_segment import Interval
-from nanopinn.verification.case import VerificationCase
+from nanopinn.verification.case import VerificationCase, order_of_convergence
 
-#: The box, m; cells are as many times longer than wide as this says.
+#: Edges of the box, m.
 BOX = (6e-3, 4e-3, 3e-3)
+#: Cells of the coarsest grid, which are not cubes.
 CELLS = (8, 10, 6)
 SOURCE = "manufactured solution"
 Field = Callable[[Tensor], Tensor]
 
 
 def pressure_order() -> list[VerificationCase]:
-    """Pressure with a conductivity that varies threefold, zero at the faces of the box."""
-    p: Field = lambda x: 1500 * _product(x, torch.sin)  # noqa: E731
+    """V11: pressure with a conductivity that varies threefold, 0 at the faces of the box."""
     LpSV = 4e-8
+
+    def p(x: Tensor) -> Tensor:
+        return 1500 * _product(x, torch.sin)
 
     def error(factor: int) -> float:
         grid, x = _grid(factor)
@@ -49,11 +50,10 @@ def pressure_order() -> list[VerificationCase]:
 
 
 def rim_order() -> list[VerificationCase]:
-    """Pressure with only the voxels within 0.5 mm of a ball cut: of a layer that ends there, and of
-    one that varies everywhere.
+    """V11: pressure on a grid that is refined within 0.5 mm of a ball only.
 
-    Where cells of two sizes meet, the gradient along their face is neglected: what is flat there
-    keeps the second order.
+    Where cells of two sizes meet, the gradient along their face is neglected. A solution that is
+    constant there converges with second order, one that varies everywhere with first order.
     """
     R, layer, rim = 0.75e-3, 0.25e-3, 0.5e-3
 
@@ -72,8 +72,12 @@ def rim_order() -> list[VerificationCase]:
         )
         return _relative(solve_pressure(flow, grid).x, grid.average_within_cells(p(parts)))
 
-    ends: Field = lambda x: 1500 * torch.exp(-((depth(x) / layer) ** 2))  # noqa: E731
-    goes_on: Field = lambda x: 1500 * _product(x, torch.sin)  # noqa: E731
+    def ends(x: Tensor) -> Tensor:
+        return 1500 * torch.exp(-((depth(x) / layer) ** 2))
+
+    def goes_on(x: Tensor) -> Tensor:
+        return 1500 * _product(x, torch.sin)
+
     fine = _orders(
         "pressure, rim cut alone, flat beyond it", [error(ends, f) for f in (1, 2, 4)], 2.0
     )
@@ -83,7 +87,7 @@ def rim_order() -> list[VerificationCase]:
 
 
 def transport_order() -> list[VerificationCase]:
-    """One pool carried, diffusing and lost, with porosity, diffusivity and flow that vary."""
+    """V11: advection, diffusion and loss of one pool, with variable coefficients and flow."""
     cases = []
     schemes: tuple[tuple[Advection, float, float, float], ...] = (
         ("fitted", 2e-10, 2e-7, 2.0),
@@ -97,9 +101,7 @@ def transport_order() -> list[VerificationCase]:
 
 
 def time_order() -> list[VerificationCase]:
-    """Steps of one size, each half the last, with saturable uptake: against steps sixteen times
-    shorter.
-    """
+    """V11: order in time with saturable uptake, against a run with much shorter steps."""
     interval, start, _ = _transport(1, "fitted", 1e-9, 2e-7, saturable=True)
     end = interval.end
 
@@ -118,7 +120,7 @@ def time_order() -> list[VerificationCase]:
 
 
 def _conductivity(x: Tensor) -> Tensor:
-    """It varies threefold."""
+    """A conductivity that varies threefold, m2/(Pa s)."""
     return 3e-14 * torch.exp(
         0.5
         * torch.cos(3 * x[..., 0] / BOX[0])
@@ -129,13 +131,14 @@ def _conductivity(x: Tensor) -> Tensor:
 def _orders(
     name: str, errors: list[float], order: float, tolerance: float = 0.1
 ) -> list[VerificationCase]:
-    """The order between the finer two of three grids; 1.9 is asked of a second-order scheme."""
-    observed = float(np.log2(errors[1] / errors[2]))
+    """The order between the finer two of three grids; a second-order scheme must reach 1.9."""
+    observed = order_of_convergence(errors[1], errors[2])
     quantity = f"order; errors {errors[0]:.1e} {errors[1]:.1e} {errors[2]:.1e}"
     return [VerificationCase("V11", name, quantity, observed, order, tolerance, SOURCE)]
 
 
 def _transport_error(factor: int, advection: Advection, D: float, speed: float) -> float:
+    """Relative L2 norm of the error at the end, on a grid refined by ``factor``."""
     interval, start, exact = _transport(factor, advection, D, speed)
     found = integrate_adaptive(
         [interval], start, [interval.end], tolerance=Tolerance(step=4e-6, first_step=20.0)
@@ -146,18 +149,25 @@ def _transport_error(factor: int, advection: Advection, D: float, speed: float) 
 def _transport(
     factor: int, advection: Advection, D: float, speed: float, *, saturable: bool = False
 ) -> tuple[Interval, Tensor, Tensor]:
-    """The interval, the pools at its start, and the exact pool at its end: ``X(x) g(t)``.
+    """The interval, the pools at its start, and the exact pool ``X(x) g(t)`` at its end.
 
-    No fluid and no drug crosses the faces of the box. What makes ``X g`` the solution comes in with
-    the plasma.
+    Neither fluid nor drug crosses the faces of the box. The plasma supplies the source that makes
+    ``X g`` the solution.
     """
     grid, x = _grid(factor)
-    phi: Field = lambda y: 0.3 + 0.1 * torch.sin(4 * y[..., 0] / BOX[0] + 2 * y[..., 2] / BOX[2])  # noqa: E731
-    diffusion: Field = lambda y: D * phi(y) * (1 + 0.5 * torch.cos(5 * y[..., 1] / BOX[1]))  # noqa: E731
-    X: Field = lambda y: 1 + 0.5 * _product(y, torch.cos)  # noqa: E731
-    velocity: Field = lambda y: (
-        -speed * BOX[0] / np.pi * _gradient(lambda z: _product(z, torch.cos), y)
-    )  # noqa: E731
+
+    def phi(y: Tensor) -> Tensor:
+        return 0.3 + 0.1 * torch.sin(4 * y[..., 0] / BOX[0] + 2 * y[..., 2] / BOX[2])
+
+    def diffusion(y: Tensor) -> Tensor:
+        return D * phi(y) * (1 + 0.5 * torch.cos(5 * y[..., 1] / BOX[1]))
+
+    def X(y: Tensor) -> Tensor:
+        return 1 + 0.5 * _product(y, torch.cos)
+
+    def velocity(y: Tensor) -> Tensor:
+        return -speed * BOX[0] / np.pi * _gradient(lambda z: _product(z, torch.cos), y)
+
     rate, end = 2e-4, 2e3
 
     def g(t: float) -> float:
@@ -188,6 +198,7 @@ def _transport(
 
 
 def _grid(factor: int) -> tuple[Grid, Tensor]:
+    """A grid refined by ``factor``, and the centres of its cells, ``(x, y, z, 3)``, m."""
     nx, ny, nz = (factor * n for n in CELLS)
     grid = Grid((nx, ny, nz), (BOX[0] / nx, BOX[1] / ny, BOX[2] / nz))
     axes = [
@@ -198,7 +209,7 @@ def _grid(factor: int) -> tuple[Grid, Tensor]:
 
 
 def _faces(grid: Grid, axis: int) -> Tensor:
-    """Centres of the faces along an axis, ``(..., 3)``."""
+    """Centres of the faces along an axis, ``(x, y, z, 3)``, m."""
     axes = [
         torch.arange(n + (a == axis), dtype=torch.float64) * h + (0 if a == axis else h / 2)
         for a, (n, h) in enumerate(zip(grid.shape, grid.spacing, strict=True))
@@ -207,6 +218,7 @@ def _faces(grid: Grid, axis: int) -> Tensor:
 
 
 def _product(x: Tensor, wave: Field) -> Tensor:
+    """Product of one wave along each axis."""
     return (
         wave(np.pi * x[..., 0] / BOX[0])
         * wave(np.pi * x[..., 1] / BOX[1])
@@ -215,7 +227,7 @@ def _product(x: Tensor, wave: Field) -> Tensor:
 
 
 def _gradient(f: Field, x: Tensor) -> Tensor:
-    """Exact gradient, ``(..., 3)``; differentiable again."""
+    """Exact gradient, ``(..., 3)``, which is differentiable again."""
     unit = torch.eye(3, dtype=x.dtype)
     return torch.stack(
         [torch.func.jvp(f, (x,), (unit[a].expand_as(x),))[1] for a in range(3)], dim=-1
@@ -223,6 +235,7 @@ def _gradient(f: Field, x: Tensor) -> Tensor:
 
 
 def _divergence(flux: Field, x: Tensor) -> Tensor:
+    """Exact divergence of a flux."""
     unit = torch.eye(3, dtype=x.dtype)
     return torch.stack(
         [torch.func.jvp(flux, (x,), (unit[a].expand_as(x),))[1][..., a] for a in range(3)]
@@ -230,4 +243,5 @@ def _divergence(flux: Field, x: Tensor) -> Tensor:
 
 
 def _relative(found: Tensor, exact: Tensor) -> float:
+    """Relative L2 norm of the error."""
     return float((found - exact).norm() / exact.norm())

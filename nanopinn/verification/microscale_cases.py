@@ -1,6 +1,4 @@
-"""What stands below the voxel: oxygen around a vessel, walls and barriers, and a front (V4, V5,
-V12, V13).
-"""
+"""Scales below the voxel: oxygen around a vessel, fronts, walls and barriers (V4, V5, V12, V13)."""
 
 from __future__ import annotations
 
@@ -22,12 +20,12 @@ from nanopinn.solvers.implicit_stage import BlockTridiagonalStageSolver
 from nanopinn.solvers.linear_pools import integrate_fixed_steps
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.runge_kutta import SDIRK3
-from nanopinn.verification.case import VerificationCase
+from nanopinn.verification.case import VerificationCase, order_of_convergence
 
 
 def oxygen_cylinder() -> list[VerificationCase]:
-    """V4: oxygen at the edge of the cylinder; beyond what is supplied, flux and demand balance at
-    the free boundary.
+    """V4: oxygen at the edge of the cylinder, and balance of flux and consumption at the free
+    boundary.
     """
     D, M, p_0, R_c = 2000 * UM**2, 15 * MMHG, 40 * MMHG, 10 * UM
     R_t = torch.tensor([50.0, 70.0, 90.0], dtype=torch.float64) * UM
@@ -56,7 +54,7 @@ def oxygen_cylinder() -> list[VerificationCase]:
         VerificationCase(
             "V4",
             "oxygen, anoxic core",
-            "wall flux over demand inside r_a",
+            "wall flux over consumption inside r_a",
             supplied,
             1.0,
             1e-4,
@@ -65,7 +63,7 @@ def oxygen_cylinder() -> list[VerificationCase]:
         VerificationCase(
             "V4",
             "oxygen zones",
-            "largest distance of their sum from 1",
+            "largest difference of their sum from 1",
             float((total - 1).abs().max()),
             0.0,
             1e-12,
@@ -75,7 +73,7 @@ def oxygen_cylinder() -> list[VerificationCase]:
 
 
 def _line(velocity: float, D: float, h: float, cells: int) -> tuple[PoolOperator, Tensor]:
-    """A thin column of cells whose first one is held at its input, centred on x = 0."""
+    """A column of cells whose first cell, at x = 0, is held at the input."""
     grid, one = Grid((2, 2, cells), (h, h, h)), torch.ones((2, 2, cells), dtype=torch.float64)
     strong = torch.zeros_like(one)
     strong[..., 0] = 1e5
@@ -89,7 +87,7 @@ def _line(velocity: float, D: float, h: float, cells: int) -> tuple[PoolOperator
 
 
 def _front(h: float, steps: int, points: Sequence[float]) -> tuple[Tensor, float]:
-    """The front at 600 s at some points, and the relative L2 of its error."""
+    """The front after 600 s at some points, and the relative L2 norm of its error."""
     v, D, end, length = 0.17 * UM, 117 * UM**2, 600.0, 2400 * UM
     operator, capacity = _line(v, D, h, round(length / h) + 1)
     times, source = (
@@ -105,7 +103,7 @@ def _front(h: float, steps: int, points: Sequence[float]) -> tuple[Tensor, float
 
 
 def travelling_front() -> list[VerificationCase]:
-    """V5: Ogata and Banks' front through a line of cells, and the order at which its error falls."""
+    """V5: the front of Ogata and Banks through a line of cells, and its order of convergence."""
     source, points = "Ogata and Banks 1961", (100 * UM, 300 * UM, 500 * UM)
     formula = analytic.ogata_banks(np.array(points), 600.0, 0.17 * UM, 117 * UM**2)
     errors = []
@@ -126,7 +124,7 @@ def travelling_front() -> list[VerificationCase]:
                 "V5", "front, 12.5 um cells", f"C({x} um)", float(solved), reference, 1.5e-4, source
             )
         )
-    order = float(np.log2(errors[1] / errors[2]))
+    order = order_of_convergence(errors[1], errors[2])
     return [
         *found,
         VerificationCase(
@@ -142,7 +140,7 @@ def travelling_front() -> list[VerificationCase]:
 
 
 def wall_limits() -> list[VerificationCase]:
-    """V12: the wall flux without and with nothing but solvent drag, over 600 decades."""
+    """V12: limits of the wall flux without and with dominant solvent drag, over 600 decades."""
     PS, sigma = torch.tensor(1e-6, dtype=torch.float64), 0.2
     J = 10.0 ** torch.linspace(-300, 300, 601, dtype=torch.float64)
     a, b = exchange_coefficients(PS, torch.cat([J, -J]), sigma)
@@ -161,7 +159,13 @@ def wall_limits() -> list[VerificationCase]:
             "no overflow",
         ),
         VerificationCase(
-            "V12", "wall flux, Pe -> 0", "a and b over PS, distance from 1", slow, 0.0, 1e-12, text
+            "V12",
+            "wall flux, Pe -> 0",
+            "a and b over PS, difference from 1",
+            slow,
+            0.0,
+            1e-12,
+            text,
         ),
         VerificationCase(
             "V12",
@@ -194,12 +198,10 @@ def wall_limits() -> list[VerificationCase]:
 
 
 def _layered_flux(layers: Sequence[tuple[float, float]], P: float, cells: int) -> float:
-    """Steady flux through two layers of cells that meet at a thin interface, from 1 to 0, mol/(m2
-    s).
-    """
+    """Steady flux from 1 to 0 through two layers with a thin interface, mol/(m2 s)."""
     (L1, D1), (L2, D2) = layers
     g1, g2 = D1 * cells / L1, D2 * cells / L2
-    # the interface stands between two cells: half of either in series with it
+    # the interface is in series with half a cell on either side
     inner = [g1] * (cells - 1) + [float(series_conductance(2 * g1, P, 2 * g2))] + [g2] * (cells - 1)
     n = 2 * cells
     face = torch.zeros((1, 1, 1, n + 1), dtype=torch.float64)
@@ -220,9 +222,7 @@ def _layered_flux(layers: Sequence[tuple[float, float]], P: float, cells: int) -
 
 
 def thin_interface() -> list[VerificationCase]:
-    """V13: two layers with a thin interface between them, in closed form and on coarse and fine
-    cells.
-    """
+    """V13: two layers with a thin interface, in closed form and on coarse and fine cells."""
     layers, P, reference = [(10 * UM, 6e-10), (20 * UM, 3.6e-10)], 1e-6, 9.3264e-7
     J = layered_permeability(layers, [P])
     solved = [_layered_flux(layers, P, n) for n in (1, 16)]

@@ -1,5 +1,5 @@
-"""Pools in tissue: release, the contrast agent at rest, conservation, and the scaling that images
-cannot see (V6, V7, V9, V10).
+"""Pools in tissue: release, contrast agent without flow, conservation, and scaling of the pressure
+(V6, V7, V9, V10).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nanopinn.verification.case import VerificationCase, small_tissue
 
 
 def release_chain() -> list[VerificationCase]:
-    """V6: release of a carrier and the fate of what it releases, by the march."""
+    """V6: release of a carrier and elimination of the released drug, by time integration."""
     k, k_out = 0.0458, 0.02
     one = torch.ones((1, 2, 2, 2), dtype=torch.float64)
     system = PoolAssembler(("carrier", "released"), one[0])
@@ -41,7 +41,7 @@ def release_chain() -> list[VerificationCase]:
     operator = PoolOperator.from_pools(pools, flows, grid)
     start = torch.cat([one, 0 * one])
     times = np.linspace(0.0, 60.0, 121)
-    # from 1 rather than from 0: the march of the change, whose source is -A applied to the start
+    # the integrator starts from 0 and solves for the change, with the source -A times the start
     run = integrate_fixed_steps(
         operator, pools.capacity, lambda t: (-operator(start), None), list(times), scheme=TR_BDF2
     )
@@ -68,11 +68,11 @@ def release_chain() -> list[VerificationCase]:
 
 
 def contrast_is_tofts() -> list[VerificationCase]:
-    """V7: without flow and diffusion between cells the contrast agent is the extended Tofts model."""
+    """V7: without flow and diffusion between cells the contrast agent follows extended Tofts."""
     setting, aif, frames = small_tissue()
     still = Setting(
         setting.maps, Grid(setting.grid.shape, (1.0, 1.0, 1.0)), 1
-    )  # metre cells: nothing crosses faces
+    )  # cells of 1 m: no flux through their faces matters
     forward = ForwardModel(still, lambda th: {"q": torch.tensor(1e-20, dtype=torch.float64)})
     none = torch.zeros(0, dtype=torch.float64)
     C, _, _ = forward.solve_contrast(none, forward.solve_flow(none), aif, frames)
@@ -96,9 +96,7 @@ def contrast_is_tofts() -> list[VerificationCase]:
 
 
 def mass_balance() -> list[VerificationCase]:
-    """V9: what enters a leaking tumour reacts, flows out or stays: for both schemes of linear
-    pools, for every pool, and for the fluid.
-    """
+    """V9: mass balance of linear pools with both schemes, of all pools, and of the fluid."""
     setting, _, _ = small_tissue()
     forward = ForwardModel(setting, lambda th: {})
     none = torch.zeros(0, dtype=torch.float64)
@@ -108,25 +106,28 @@ def mass_balance() -> list[VerificationCase]:
         run = forward.solve_drug(
             none, flow, PH_SENSITIVE.bolus_curves(), drug_nodes([3600.0, 86400.0]), scheme
         )
-        found.append(_imbalance(f"drug pools, {scheme.name}", run.balance.error))
+        found.append(_mass_balance_case(f"drug pools, {scheme.name}", run.balance.error))
     found.append(
-        _imbalance(
+        _mass_balance_case(
             "every pool, heat, saturable uptake", _evolve_heated_tissue(setting).balance.error
         )
     )
     net = sum(float((f.select(a, -1) - f.select(a, 0)).sum()) for a, f in enumerate(flow.flows))
     made = float((flow.J_v - flow.J_L).sum()) * setting.grid.cell_volume
     scale = float(flow.J_v.abs().sum()) * setting.grid.cell_volume
-    found.append(_imbalance("fluid", abs(net - made) / scale))
+    found.append(_mass_balance_case("fluid", abs(net - made) / scale))
     return found
 
 
-def _imbalance(name: str, observed: float) -> VerificationCase:
-    return VerificationCase("V9", name, "relative imbalance", observed, 0.0, 1e-10, "conservation")
+def _mass_balance_case(name: str, observed: float) -> VerificationCase:
+    """A mass-balance error beside 0."""
+    return VerificationCase(
+        "V9", name, "relative mass-balance error", observed, 0.0, 1e-10, "conservation"
+    )
 
 
 def _evolve_heated_tissue(setting: Setting) -> EvolutionResult:
-    """Thermosensitive liposomes, an hour of heat, a day in all, every pool."""
+    """Thermosensitive liposomes with an hour of heat, over a day, with all pools."""
     dose = GivenDose(THERMOSENSITIVE, Dose(0.0, value("Dose")))
     treatment = Treatment(
         (dose,), heatings=(), radiation=RadiationCourse(), images_s=(), end_s=86400.0
@@ -143,7 +144,7 @@ def _evolve_heated_tissue(setting: Setting) -> EvolutionResult:
 
 
 def pressure_scaling() -> list[VerificationCase]:
-    """V10: (K, Lp, p_e) -> (aK, aLp, p_e/a) leaves the contrast agent as it was."""
+    """V10: the scaling (K, Lp, p_e) -> (a K, a Lp, p_e/a) leaves the contrast agent unchanged."""
     setting, aif, frames = small_tissue()
     none = torch.zeros(0, dtype=torch.float64)
 

@@ -1,4 +1,4 @@
-"""The verification cases: what the solvers give beside what is known, in one run."""
+"""All verification cases in one run: values of the solvers with their references."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from nanopinn.verification import arm_cases as arms
 from nanopinn.verification import flow_cases as flow
 from nanopinn.verification import krogh_cases as krogh
 from nanopinn.verification import manufactured_cases as manufactured
-from nanopinn.verification import microscale_cases as under_the_voxel
+from nanopinn.verification import microscale_cases as microscale
 from nanopinn.verification import pool_cases as pools
 from nanopinn.verification import treatment_cases as treatment
 from nanopinn.verification.case import VerificationCase
 
 __all__ = ["CASES", "VerificationCase", "run_verification"]
 
-#: Every case; each gives one or more values.
+#: All cases; each gives one or more values.
 CASES: tuple[Callable[[], list[VerificationCase]], ...] = (
     flow.isolated_sphere,
     flow.sphere_in_tissue,
@@ -23,10 +23,10 @@ CASES: tuple[Callable[[], list[VerificationCase]], ...] = (
     pools.contrast_is_tofts,
     pools.mass_balance,
     pools.pressure_scaling,
-    under_the_voxel.oxygen_cylinder,
-    under_the_voxel.travelling_front,
-    under_the_voxel.wall_limits,
-    under_the_voxel.thin_interface,
+    microscale.oxygen_cylinder,
+    microscale.travelling_front,
+    microscale.wall_limits,
+    microscale.thin_interface,
     krogh.krogh_sink,
     krogh.retarded_front,
     krogh.doxorubicin_half_distance,
@@ -40,7 +40,7 @@ CASES: tuple[Callable[[], list[VerificationCase]], ...] = (
     arms.reference_runs,
     arms.published_ratios,
 )
-#: Those with published values, or runs of other code, beside which nothing exact is known.
+#: Cases with published values or runs of other code as references.
 PUBLISHED: tuple[Callable[[], list[VerificationCase]], ...] = (
     flow.sphere_in_tissue,
     krogh.doxorubicin_half_distance,
@@ -51,17 +51,23 @@ PUBLISHED: tuple[Callable[[], list[VerificationCase]], ...] = (
 
 
 def run_verification(*, published: bool = False) -> tuple[VerificationCase, ...]:
-    """Run every case, or those alone that stand beside published values and reference runs; in the
-    order of their numbers.
+    """Run the verification cases.
+
+    Args:
+        published: run only the cases with published values or runs of other code as references.
+
+    Returns:
+        The cases in the order of their numbers.
     """
     found = [case for run in (PUBLISHED if published else CASES) for case in run()]
     return tuple(sorted((c for c in found if not (published and _is_numbered(c))), key=_number))
 
 
 def _number(case: VerificationCase) -> int:
+    """Number by which cases are ordered; those without one come last."""
     return int(case.id[1:]) if _is_numbered(case) else len(CASES) + 100
 
 
 def _is_numbered(case: VerificationCase) -> bool:
-    """Whether it has an exact reference of DESIGN 8, V1 to V13."""
+    """Whether the case has an exact reference (V1 to V13)."""
     return case.id.startswith("V") and case.id[1:].isdigit()

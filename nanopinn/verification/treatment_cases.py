@@ -1,4 +1,4 @@
-"""What is given: plasma, release in heated vessels, cells at equilibrium (V6, V8, PK)."""
+"""Plasma curves, release in heated vessels, and cells at equilibrium (V6, V8, PK)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DRUMMOND = "Gabizon 1994 as tabulated in Drummond 1999"
 def _in_bracket(
     name: str, quantity: str, observed: float, low: float, high: float
 ) -> VerificationCase:
-    """A value against a published bracket: its middle, within half its width."""
+    """A value that must lie in a published bracket."""
     bracket = f"{quantity}, bracket {low:g} to {high:g}"
     return VerificationCase(
         "PK", name, bracket, observed, (low + high) / 2, (high - low) / 2, DRUMMOND
@@ -34,7 +34,7 @@ def _in_bracket(
 
 
 def plasma_brackets() -> list[VerificationCase]:
-    """PK: half-life, area and clearance of PLD, area of free drug, at 50 mg/m2 (90 mg)."""
+    """PK: half-life, AUC and clearance of PLD, and AUC of free drug, at 50 mg/m2 (90 mg)."""
     per_kg = 1e3 / HOUR  # kg s/m3 in mg h/L
     encapsulated, free = PEGYLATED.plasma(DOSE).encapsulated, FREE.plasma(DOSE).free
     late = torch.tensor([100.0, 200.0], dtype=torch.float64) * HOUR
@@ -43,11 +43,11 @@ def plasma_brackets() -> list[VerificationCase]:
     area = encapsulated.area() * per_kg
     return [
         _in_bracket("PLD in plasma", "terminal half-life, h", half_life, 29, 74),
-        _in_bracket("PLD in plasma", "area, mg h/L (published mean 902)", area, 335, 2497),
+        _in_bracket("PLD in plasma", "AUC, mg h/L (published mean 902)", area, 335, 2497),
         _in_bracket("PLD in plasma", "clearance, L/h", 90 / area, 0.03, 0.24),
         _in_bracket(
             "free drug in plasma",
-            "area, mg h/L (published mean 3.5)",
+            "AUC, mg h/L (published mean 3.5)",
             free.area() * per_kg,
             2.6,
             6.0,
@@ -56,9 +56,7 @@ def plasma_brackets() -> list[VerificationCase]:
 
 
 def hot_release() -> list[VerificationCase]:
-    """V6: what a thermosensitive liposome releases at 42 C, in 20 s and per pass through the
-    tumour's vessels.
-    """
+    """V6: release of a thermosensitive liposome at 42 C, in 20 s and per pass through vessels."""
     pH = torch.tensor(7.0, dtype=torch.float64)
     k = float(THERMOSENSITIVE.release_rate(pH, torch.tensor(315.15, dtype=torch.float64)))
     found = [
@@ -90,12 +88,12 @@ def hot_release() -> list[VerificationCase]:
 
 
 def partition_at_equilibrium() -> list[VerificationCase]:
-    """V8: a closed voxel at pH 7.4, left alone, ends at ``I = rho (K_i/K_e) F``, below and above
+    """V8: equilibrium ``I = rho (K_i/K_e) F`` of a closed voxel at pH 7.4, below and above
     saturation.
     """
     one = torch.ones((2, 2, 2), dtype=torch.float64)
     tissue = TissueMaps(one, 1e-3 * one, 0.3 * one, 0.03 * one, 7.4 * one)
-    # walls that let nothing through
+    # impermeable walls
     pools = drug_pools(
         TumourModel.from_maps(tissue, None, {"P": 0.0}),
         0 * one,
