@@ -91,7 +91,11 @@ class AifScaleProblem:
         return UnknownSet((*self.problem.unknowns.items, scale))
 
     def solver(self, before: Any = None) -> Any:
-        """None, because the maps differ at every point, and so does the solver."""
+        """None, because the maps differ at every point, and so does the solver.
+
+        Args:
+            before: not used.
+        """
         return None
 
     def predict(self, theta: Array, forward: Any = None, *, tangents: bool = False) -> Prediction:
@@ -113,11 +117,19 @@ class AifScaleProblem:
         return replace(prediction, jacobian=jacobian)
 
     def problem_at_scale(self, theta: Array) -> InverseProblem:
-        """The problem at the scale of a point ``theta``, ``(m + 1,)``."""
+        """The problem at the scale of a point.
+
+        Args:
+            theta: coordinates of the unknowns, ln s last, ``(m + 1,)``.
+        """
         return scale_arterial_input(self.problem, float(np.exp(theta[-1] - self.log_scale)))
 
     def scalars(self, theta: Array) -> Mapping[str, float]:
-        """Model scalars in SI, and the scale."""
+        """Model scalars in SI units, and the scale.
+
+        Args:
+            theta: coordinates of the unknowns, ln s last, ``(m + 1,)``.
+        """
         return {**self.problem.scalars(theta[:-1]), AIF_SCALE: float(np.exp(theta[-1]))}
 
 

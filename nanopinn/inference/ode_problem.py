@@ -227,7 +227,13 @@ class SystemProblem(Problem[SystemSolver, OdeSolution]):
         ) * np.ones_like(y)
 
     def rate_at(self, t: Tensor, y: Tensor, theta: Tensor) -> Tensor:
-        """The rate as a function of the coordinates instead of the scalars."""
+        """The rate as a function of the coordinates instead of the scalars.
+
+        Args:
+            t: time, s.
+            y: states, ``(states,)``.
+            theta: coordinates of the unknowns, ``(m,)``.
+        """
         return self.rate(t, y, self.unknowns.scalars(theta))
 
     def start_values(self, theta: Tensor) -> tuple[Array, Array]:
@@ -248,15 +254,30 @@ class SystemProblem(Problem[SystemSolver, OdeSolution]):
         return y.detach().numpy().copy(), tangents
 
     def solver(self, before: SystemSolver | None = None) -> SystemSolver:
-        """The solver of the states; ``before`` is returned if it is given."""
+        """The solver of the states.
+
+        Args:
+            before: solver of a similar problem, which is returned if it is given.
+        """
         return before or SystemSolver(self.tolerance)
 
     def solve(self, theta: Array, solver: SystemSolver, *, tangents: bool = False) -> OdeSolution:
-        """States at all observation times, with tangents on request."""
+        """States at all observation times.
+
+        Args:
+            theta: coordinates of the unknowns, ``(m,)``.
+            solver: solver of the states.
+            tangents: whether to integrate the derivatives by the coordinates too.
+        """
         return solver.solve(self, theta, tangents=tangents)
 
     def update_linearisation(self, theta: Array, here: OdeSolution) -> SystemProblem:
-        """Estimate the noise of series without given noise from the misfit of ``here``."""
+        """Estimate the noise of series without given noise from the misfit.
+
+        Args:
+            theta: coordinates of the unknowns, ``(m,)``.
+            here: states at ``theta``.
+        """
         return (
             self
             if all(s.noise_sd is not None for s in self.series)

@@ -202,4 +202,5 @@ class SystematicErrors:
 
 
 def _concatenate_effects(*effects: Tensor | None) -> Tensor:
+    """Effects of several errors side by side, ``(n, k)``; None is skipped."""
     return torch.cat([e for e in effects if e is not None], dim=1)

@@ -354,10 +354,12 @@ def _validate_prior_range(u: Unknown) -> None:
 
 
 def _format_bound(value: float | None, u: Unknown) -> str:
+    """A bound of the table in the unit of an unknown."""
     return "any" if value is None else f"{value * u.per_unit:.3g}"
 
 
 def _validate_curves(problem: InverseProblem) -> None:
+    """Refuse frame times, an arterial input function or curves that are not usable."""
     times, aif = problem.frame_times, problem.aif
     if not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
         raise InputError(
@@ -381,6 +383,7 @@ def _validate_curves(problem: InverseProblem) -> None:
 
 
 def _validate_drug_image(d: DrugObservation) -> None:
+    """Refuse a drug image whose time, noise or values are not usable."""
     if not (np.isfinite(d.time_s) and d.time_s > 0):
         raise InputError(
             f"the time of the {d.quantity} drug image is not after the dose",
@@ -393,6 +396,7 @@ def _validate_drug_image(d: DrugObservation) -> None:
 
 
 def _validate_noise(name: str, sd: Tensor) -> None:
+    """Refuse noise that is not positive and finite."""
     bad = int((~(torch.isfinite(sd) & (sd > 0))).sum())
     if bad:
         raise InputError(
@@ -405,6 +409,7 @@ def _validate_noise(name: str, sd: Tensor) -> None:
 
 
 def _validate_values(name: str, values: Tensor) -> None:
+    """Refuse values that are not finite."""
     bad = int((~torch.isfinite(values)).sum())
     if bad:
         raise InputError(
