@@ -114,8 +114,8 @@ def add_unknown_functions(
         shapes[INFLOW] = inflow_radial_basis(problem)
         functions.append(inflow_unknown(shapes[INFLOW], INFLOW_SD, FIELD_LENGTH_M))
     if settings.release_in_time is not None:
-        problem, in_time = add_time_varying_release(problem, settings)
-        notes += in_time
+        problem, release_notes = add_time_varying_release(problem, settings)
+        notes += release_notes
     if settings.release_law:
         functions.append(release_law_unknown())
     maps = replace(problem.setting.maps, shapes={**problem.setting.maps.shapes, **shapes})
@@ -129,19 +129,20 @@ def add_unknown_functions(
     if drug_only:
         notes.append(f"No drug image was given: {', '.join(drug_only)} keep their priors.")
     if settings.model_error > 0:
-        basis = tumour_radial_basis(problem, MODEL_ERROR_LENGTH_M)
-        problem = replace(
-            problem,
-            model_error=ModelError(
-                settings.model_error * basis, settings.model_error, MODEL_ERROR_LENGTH_M
-            ),
-        )
-        notes.append(
-            "The mass balances of contrast agent, encapsulated drug and free drug have a model"
-            f" error of {settings.model_error:.0%} (1 sd) of the influx through the wall or of the"
-            f" release, with a correlation length of {MODEL_ERROR_LENGTH_M * 1e3:g} mm."
-        )
+        problem, note = _add_model_error(problem, settings.model_error)
+        notes.append(note)
     return problem, notes
+
+
+def _add_model_error(problem: InverseProblem, sd: float) -> tuple[InverseProblem, str]:
+    """The problem with a model error of a prior sd, and its assumption as a sentence."""
+    basis = sd * tumour_radial_basis(problem, MODEL_ERROR_LENGTH_M)
+    note = (
+        "The mass balances of contrast agent, encapsulated drug and free drug have a model error of"
+        f" {sd:.0%} (1 sd) of the influx through the wall or of the release, with a correlation"
+        f" length of {MODEL_ERROR_LENGTH_M * 1e3:g} mm."
+    )
+    return replace(problem, model_error=ModelError(basis, sd, MODEL_ERROR_LENGTH_M)), note
 
 
 def add_time_varying_release(
