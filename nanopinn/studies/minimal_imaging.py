@@ -224,7 +224,7 @@ def fit_sequentially(
         )
         start = fitted.theta
         patients.append(
-            Patient.from_checkpoint(
+            Patient.from_fitted_problem(
                 FittedProblem.from_fit(fitted),
                 fitted.run.covariance,
                 imaging.mask,

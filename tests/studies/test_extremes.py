@@ -48,7 +48,7 @@ def treatment(
 def patient() -> Patient:
     """A fit's tumour, its filtration a field of its own."""
     end, covariance, mask = ended()
-    return Patient.from_checkpoint(end, covariance, mask, np.diag([0.5, 0.5, 0.5, 1.0]))
+    return Patient.from_fitted_problem(end, covariance, mask, np.diag([0.5, 0.5, 0.5, 1.0]))
 
 
 @pytest.fixture(scope="module")

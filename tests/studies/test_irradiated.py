@@ -243,7 +243,7 @@ def test_draws_of_a_treatment_take_the_effect_that_was_seen(tmp_path: Path) -> N
     b = fit_of(tmp_path / "after", FLOW_SENSITIVITY @ X, np.exp(PS_SENSITIVITY @ X))
     effect = estimate_radiation_effect(a, b, scan_h=24.0)
     end, covariance, mask = ended()
-    patient = Patient.from_checkpoint(end, covariance, mask, np.eye(4) * 0.5)
+    patient = Patient.from_fitted_problem(end, covariance, mask, np.eye(4) * 0.5)
     arms = (arm(FREE, FRACTION),)
     plain = draw_inputs(patient, arms, 400, seed=0)
     drawn = draw_inputs(patient, arms, 400, seed=0, radiation=effect)

@@ -31,7 +31,7 @@ ARMS = (arm(FREE), arm(PEGYLATED), arm(THERMOSENSITIVE))
 @pytest.fixture(scope="module")
 def patient() -> Patient:
     end, covariance, mask = ended()
-    return Patient.from_checkpoint(end, covariance, mask, np.diag([0.5, 0.5, 0.5, 1.0]))
+    return Patient.from_fitted_problem(end, covariance, mask, np.diag([0.5, 0.5, 0.5, 1.0]))
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,9 @@ def test_a_folder_without_posterior_is_refused_with_a_remedy(
 def test_a_mask_of_another_tumour_is_refused() -> None:
     end, covariance, mask = ended()
     with pytest.raises(InputError, match="mask"):
-        Patient.from_checkpoint(end, covariance, np.roll(mask, 1, axis=0)[:, :, ::2], np.eye(4))
+        Patient.from_fitted_problem(end, covariance, np.roll(mask, 1, axis=0)[:, :, ::2], np.eye(4))
     with pytest.raises(InputError, match="covariance"):
-        Patient.from_checkpoint(end, covariance[:-1, :-1], mask, np.eye(4))
+        Patient.from_fitted_problem(end, covariance[:-1, :-1], mask, np.eye(4))
 
 
 def test_the_first_row_is_the_median_of_everything(patient: Patient, draws: InputDraws) -> None:
@@ -185,7 +185,7 @@ def test_an_arm_of_another_carrier_says_whose_walls_it_borrows(patient: Patient)
     said = " ".join(
         draw_inputs(imaged_formulation, (*ARMS, arm(PH_SENSITIVE)), 2, seed=0).assumptions
     )
-    assert "thermosensitive: its passage through vessel walls" in said
+    assert "thermosensitive: the permeability of vessel walls" in said
     assert "pH-sensitive: its passage" not in said
     assert "free: its" not in said
 

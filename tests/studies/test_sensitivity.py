@@ -75,8 +75,8 @@ def test_points_at_which_an_outcome_is_not_there_are_left_out_with_their_neighbo
     assert 0 < found.valid_share < 1
     assert found.inputs == ("u", "v")
     np.testing.assert_allclose(found.effect, [2 * 0.95, 0.95], rtol=1e-9)
-    np.testing.assert_allclose(found.spread, 0.0, atol=1e-9)
-    with pytest.raises(InputError, match="hardly any point"):
+    np.testing.assert_allclose(found.effect_sd, 0.0, atol=1e-9)
+    with pytest.raises(InputError, match="exists at too few points"):
         rank_inputs(
             [UncertainInput(n, lambda z: z) for n in "uv"],
             lambda at: {"y": np.full(len(at["u"]), np.nan)},
@@ -134,5 +134,7 @@ def test_the_reach_of_heated_carriers_answers_to_their_release_and_not_to_what_k
 def test_an_inputs_spread_is_the_tables_about_another_median() -> None:
     phi = input_from_table("ve_t", 0.2, "phi")
     assert phi.name == "phi"
-    assert float(phi.at(np.zeros(1))[0]) == pytest.approx(0.2)
-    assert float(input_from_table("tau_c").at(np.zeros(1))[0]) == pytest.approx(value("tau_c"))
+    assert float(phi.values_at_deviates(np.zeros(1))[0]) == pytest.approx(0.2)
+    assert float(input_from_table("tau_c").values_at_deviates(np.zeros(1))[0]) == pytest.approx(
+        value("tau_c")
+    )

@@ -1,7 +1,5 @@
-"""A tumour with what is known of it: tissue as a fit left it, and the posterior of its unknowns.
-
-Joint draws of everything a treatment's outcome rests on: the fit's posterior, and priors of all
-else.
+"""A patient's tumour with the posterior of a fit, and joint draws of all inputs of a treatment's
+outcome: from the posterior, and from the priors of all other parameters.
 """
 
 from __future__ import annotations
@@ -37,34 +35,30 @@ from nanopinn.solvers.grid import Domain
 from nanopinn.studies.tissue_source import SimulatedTissue, tissue_from_phantom
 
 if TYPE_CHECKING:
-    from nanopinn.settings import PhantomSettings
-
-if TYPE_CHECKING:
     from nanopinn.physics.formulation import Formulation
+    from nanopinn.settings import PhantomSettings
     from nanopinn.studies.arms.arm_specs import Arm
-
 
 Array = NDArray[np.float64]
 
-#: Largest values of scalars that are shares by definition: no wall lets through more than all of
-#: what is filtered.
+#: Upper bounds of scalars that are fractions by definition, such as the transmission of a wall.
 SCALAR_UPPER_BOUNDS = {"leak_l": 1.0}
 
 
 @dataclass(frozen=True)
 class Patient:
-    """Tissue with what is known of its scalars.
+    """Tissue of a tumour with the posterior of its scalars.
 
     Attributes:
         tissue: maps, grid and box, with the scalars (and weights of functions) at their medians.
         names: of the unknowns, in order: scalars, weights of functions, and ``aif_scale`` last
-            where it was fitted; () where everything is known.
-        mean, covariance: of the unknowns' coordinates (logarithm or value), ``(m,)`` and ``(m,
-            m)``.
-        unknowns: what the coordinates mean.
-        flow_refine, rim: cells of the flow per voxel edge, and how near to the tumour's edge (m),
-            as in the fit.
-        imaged: name of the formulation that post-dose images showed, if there were any.
+            where it was fitted; () where all are known.
+        mean: of the unknowns' coordinates (logarithm or value), ``(m,)``.
+        covariance: of the unknowns' coordinates, ``(m, m)``.
+        unknowns: definitions of the coordinates.
+        flow_refine: cells of the flow per voxel edge, as in the fit.
+        rim: distance from the tumour's edge within which voxels are refined, m; None: everywhere.
+        imaged_formulation: name of the formulation that post-dose images showed, if there were any.
     """
 
     tissue: SimulatedTissue
@@ -78,11 +72,15 @@ class Patient:
 
     @classmethod
     def from_result_folder(cls, folder: str | Path, device: str = "cpu") -> Patient:
-        """The tumour of a ``nanopinn fit`` folder, exactly as fitted, with its posterior.
+        """The tumour of a fit's result folder, as fitted, with its posterior.
+
+        Args:
+            folder: result folder of a fit.
+            device: of the tensors.
 
         Raises:
-            InputError: it holds no fit (that of ``nanopinn maps`` holds none), or one that cannot
-                be read.
+            InputError: the folder holds no fit (one of maps only holds none), or one that cannot be
+                read.
         """
         folder = Path(folder)
         if not fit_file_path(folder).is_file() and (folder / "maps").is_dir():
@@ -90,14 +88,13 @@ class Patient:
                 "the folder holds maps but no posterior",
                 file=folder,
                 found=f"no {FILE}",
-                expected="the --out of `nanopinn fit`",
+                expected="the result folder of a fit",
                 remedy=(
-                    "Run `nanopinn fit` on the same scan, or ask for 0 draws: every scalar then has"
-                    " its table value."
+                    "Fit the same scan, or set `draws=0`: every scalar then has its table value."
                 ),
             )
         fit = load_fit(folder)
-        patient = cls.from_checkpoint(
+        patient = cls.from_fitted_problem(
             on_device(fitted_problem_of(fit, "a comparison of treatments"), device),
             fit.covariance,
             fit.mask,
@@ -105,36 +102,40 @@ class Patient:
             name=str(folder),
         )
         informed = ", ".join(s.label for s in fit.scalars if s.informed) or "nothing"
-        said = (
-            f"Of the fit's unknowns the images informed {informed}; the others carry their priors."
+        informed_by_images = (
+            f"Of the unknowns of the fit the images informed {informed}; the others are"
+            " prior-dominated."
         )
         tissue = replace(
             patient.tissue,
-            assumptions=(*patient.tissue.assumptions, said),
+            assumptions=(*patient.tissue.assumptions, informed_by_images),
             files=(fit_file_path(folder),),
         )
         return replace(patient, tissue=tissue)
 
     @classmethod
-    def from_checkpoint(
+    def from_fitted_problem(
         cls,
-        ended: FittedProblem,
+        fitted: FittedProblem,
         covariance: Array,
         mask: NDArray[np.bool_],
         affine: Array,
         *,
         name: str = "the fit",
     ) -> Patient:
-        """The tumour of a fit at hand.
+        """The tumour of a fit in memory.
 
         Args:
-            covariance: of every unknown, ``(m, m)``. mask, affine: of the scan that the fit's box
-                was cut from.
+            fitted: the problem with its estimate.
+            covariance: of every unknown, ``(m, m)``.
+            mask: tumour of the scan, ``(x, y, z)``.
+            affine: of the scan.
+            name: of the fit, in errors.
 
         Raises:
-            InputError: they do not belong together, or the posterior is not finite.
+            InputError: mask and problem do not belong together, or the posterior is not finite.
         """
-        problem, point = ended.problem, ended.full_theta
+        problem, point = fitted.problem, fitted.full_theta
         maps, grid = problem.setting.maps, problem.setting.grid
         domain = Domain.from_mask(mask, grid.spacing, MARGIN_M, maps.cut)
         if domain.shape != grid.shape or not np.array_equal(
@@ -158,21 +159,20 @@ class Patient:
             )
         notes: tuple[str, ...] = (
             (
-                f"Tissue and scalars are as fitted; {len(point)} unknowns are uncertain as the"
-                " fit's Laplace posterior says. What the fit assumed holds here too: its report"
-                " lists it."
+                f"Tissue and scalars are those of the fit; {len(point)} unknowns have its Laplace"
+                " posterior. The assumptions of the fit, which its report lists, hold here too."
             ),
         )
         if problem.setting.release_jump_times_s:
             notes = (
                 *notes,
                 (
-                    "Changes of the release rate in time are of the dose that was imaged: arms"
-                    " release as before the first."
+                    "Changes of the release rate in time belong to the dose that was imaged; arms"
+                    " have the release rate before the first change."
                 ),
             )
         tissue = SimulatedTissue(maps, grid, domain, {}, affine, mask, notes)
-        names = (*problem.unknowns.names, *((AIF_SCALE,) if ended.aif_sd else ()))
+        names = (*problem.unknowns.names, *((AIF_SCALE,) if fitted.aif_sd else ()))
         imaged_formulation = PH_SENSITIVE.name if problem.drug else None
         patient = cls(
             tissue,
@@ -192,11 +192,15 @@ class Patient:
 
     @classmethod
     def from_phantom(cls, settings: PhantomSettings, device: str = "cpu") -> Patient:
-        """The digital phantom's tumour, whose tissue and scalars are known."""
+        """The tumour of the digital phantom, whose tissue and scalars are known."""
         return cls(tissue_from_phantom(settings, device), flow_refine=2)
 
     def with_prior_uncertainty(self) -> Patient:
-        """The same tissue, with the unknowns of the fit as uncertain as before any image."""
+        """The same tissue with the prior in place of the posterior.
+
+        Raises:
+            InputError: the scale of the arterial input is among the unknowns.
+        """
         u, extra = self.unknowns, self.names[len(self.unknowns) :]
         if extra:
             raise InputError(
@@ -214,8 +218,13 @@ class Patient:
         )
 
     def scalars_at(self, theta: Array) -> dict[str, Array]:
-        """Model scalars (SI) ``(n,)``, and weights of functions ``(n, k)``, at coordinates ``(n,
-        m)``.
+        """Scalars of the model at given coordinates.
+
+        Args:
+            theta: coordinates, ``(n, m)``.
+
+        Returns:
+            By name, ``(n,)`` in SI; weights of functions ``(n, k)``.
         """
         found = self.unknowns.scalars(
             torch.as_tensor(np.ascontiguousarray(theta[:, : len(self.unknowns)].T))
@@ -227,8 +236,13 @@ class Patient:
         }
 
     def relative_aif_scale(self, theta: Array) -> Array:
-        """What PS, phi and v_p of the maps are divided by at coordinates ``(n, m)``: the arterial
-        input's scale over its estimate.
+        """Scale of the arterial input over its estimate, by which PS, phi and v_p are divided.
+
+        Args:
+            theta: coordinates, ``(n, m)``.
+
+        Returns:
+            ``(n,)``.
         """
         if AIF_SCALE not in self.names:
             return np.ones(len(theta))
@@ -242,31 +256,30 @@ class Patient:
         )
         return (
             f"Patient({'x'.join(map(str, self.tissue.grid.shape))} voxels;"
-            f" {known or 'every scalar known'})"
+            f" {known or 'all scalars known'})"
         )
 
 
-#: What every arm rests on beside its formulation: walls and interstitium, cells, vessels and oxygen
-#: under the voxel, cell kill.
+#: Parameters of every arm besides those of its formulation: walls and interstitium, cells, vessels
+#: and oxygen of the sub-voxel model, cell kill.
 WALLS = ("SV_t", "P_f_t", "sigma_f", "D_f_t", "P_b_t", "sigmaT_t", "D_b_t", "k_a", "k_d")
 CELLS = ("rho_c", "Vmax", "K_e", "K_i", "k_off_DNA", "g_pH")
 VESSELS = ("Hct", "tau_c", "R_c", "spread_Rt", "D_O2", "M_O2", "p_O2_v")
 KILL = ("EC50_i", "m_hill", "f_max", "k_kill_H", "res_q")
-#: Conventions: where a law is stated, or what a word means. They have no uncertainty to draw.
+#: Conventions, such as reference values and definitions, which have no uncertainty.
 CONVENTIONS = frozenset({"pH_ref", "T_hot", "T_body", "RT_D", "HT_T", "p_O2_hyp", "p_O2_nec"})
 
 
 @dataclass(frozen=True)
 class InputDraws:
-    """Everything uncertain, drawn together: row 0 is the median of everything, the others are
-    draws.
+    """Joint draws of all uncertain inputs; row 0 is the median of all, the other rows are draws.
 
     Attributes:
-        scalars: of the model (SI), ``(draw,)``; weights of functions ``(draw, k)``.
-        values: other parameters by symbol (SI), ``(draw,)``.
-        relative_aif_scale: what PS, phi and v_p of the maps are divided by, ``(draw,)``: 1 unless
-            the arterial input's scale was fitted.
-        assumptions: how they were drawn, one sentence each.
+        scalars: of the model, SI, ``(draw,)``; weights of functions ``(draw, k)``.
+        values: other parameters by symbol, SI, ``(draw,)``.
+        relative_aif_scale: divisor of PS, phi and v_p of the maps, ``(draw,)``; 1 unless the scale
+            of the arterial input was fitted.
+        assumptions: one sentence each.
     """
 
     scalars: Mapping[str, Array]
@@ -278,7 +291,7 @@ class InputDraws:
         return len(self.relative_aif_scale)
 
     def select_draws(self, chosen: slice) -> InputDraws:
-        """Some of the draws."""
+        """A slice of the draws."""
         scalars, values = (
             {n: v[chosen] for n, v in of.items()} for of in (self.scalars, self.values)
         )
@@ -289,7 +302,7 @@ class InputDraws:
         return {name: float(v[i]) if v.ndim == 1 else v[i] for name, v in self.scalars.items()}
 
     def inputs(self) -> dict[str, Array]:
-        """Every number that varies from draw to draw, ``(draw,)``, by name."""
+        """Every number that varies between draws, ``(draw,)``, by name."""
         plain = {n: v for n, v in self.scalars.items() if v.ndim == 1}
         weights = {
             f"{n}[{k}]": v[:, k]
@@ -309,23 +322,28 @@ def draw_inputs(
     *,
     radiation: RadiationEffect | None = None,
 ) -> InputDraws:
-    """Draw all that the arms rest on ``n`` times, beside the median.
+    """Draw all uncertain inputs of the arms.
 
-    A draw is the same whatever n is and whichever arms are compared: every quantity has its own
-    stream of random numbers.
+    Every quantity has its own stream of random numbers, so a draw depends neither on ``n`` nor on
+    the arms that are compared.
 
     Args:
-        radiation: what two scans say of radiation's effect, in place of the table's priors.
+        patient: tissue and posterior.
+        arms: treatments.
+        n: number of draws, besides the median.
+        seed: of the random numbers.
+        radiation: posterior of the effect of radiation from two scans, in place of the table's
+            priors.
 
     Raises:
         InputError: ``n`` is negative.
     """
     if n < 0:
         raise InputError(
-            "a number of draws is not negative",
+            "the number of draws is negative",
             field="draws",
             found=n,
-            expected="0 (the median alone) or more",
+            expected="0 (the median only) or more",
         )
     theta = posterior_draws(patient, n, seed)
     scalars = patient.scalars_at(theta) if patient.names else {}
@@ -351,19 +369,19 @@ def draw_inputs(
 
 
 def posterior_draws(patient: Patient, n: int, seed: int) -> Array:
-    """Coordinates of the fit's unknowns, ``(n + 1, m)``, the estimate first."""
+    """Draw coordinates of the fit's unknowns, ``(n + 1, m)``; the estimate is first."""
     m = len(patient.names)
     z = np.concatenate(
         [np.zeros((1, m)), _random_stream("posterior", seed).standard_normal((n, m))]
     )
     variances, axes = np.linalg.eigh(patient.covariance)
-    # the symmetric root is the only one that is the same whatever sign an eigenvector comes with
+    # only the symmetric root does not depend on the signs of the eigenvectors
     root = (axes * np.sqrt(variances.clip(0.0))) @ axes.T
     return np.asarray(patient.mean + z @ root)
 
 
 def draw_parameter(parameter: Parameter, n: int, seed: int) -> Array:
-    """A parameter, ``(n + 1,)``: its value first, then draws from its prior or range."""
+    """Draw a parameter from its prior or range, ``(n + 1,)``; its value is first."""
     spread = parameter.distribution()
     assert spread is not None
     return spread.values_at_deviates(
@@ -372,9 +390,7 @@ def draw_parameter(parameter: Parameter, n: int, seed: int) -> Array:
 
 
 def uncertain_parameters(arms: Sequence[Arm]) -> tuple[Parameter, ...]:
-    """Parameters, of the table and of formulations' own, that some arm rests on and that have an
-    uncertainty.
-    """
+    """Uncertain parameters of the arms, from the table and from the formulations' own."""
     wanted = {s: PARAMETERS[s] for s in (*WALLS, *CELLS, *VESSELS, *KILL)}
     for f in arm_formulations(arms):
         wanted |= {s: f.parameter(s) for s in f.symbols()}
@@ -388,7 +404,7 @@ def uncertain_parameters(arms: Sequence[Arm]) -> tuple[Parameter, ...]:
 
 
 def arm_formulations(arms: Sequence[Arm]) -> tuple[Formulation, ...]:
-    """Every formulation that some arm gives."""
+    """Every formulation of the arms."""
     return tuple(dict.fromkeys(g.formulation for a in arms for g in a.treatment.doses))
 
 
@@ -425,19 +441,22 @@ def _notes(
 ) -> Iterable[str]:
     if n:
         yield (
-            f"{n} joint draws: unknowns of the fit from its posterior, {len(values)} other"
+            f"{n} joint draws: unknowns of the fit from its posterior, and {len(values)} other"
             " parameters independently of each other."
         )
         yield RANGE_INTERPRETATION
     if not patient.names:
-        yield "Scalars of the tissue are known, not inferred: they are the same in every draw."
+        yield "Scalars of the tissue are not inferred and are the same in every draw."
     for f in arm_formulations(arms):
         if f.permeability == "PS_l" and f.name != patient.imaged_formulation and patient.names:
             of = (
                 f"images of the {patient.imaged_formulation} carrier"
                 if patient.imaged_formulation
-                else "a prior, for no image showed a carrier"
+                else "a prior, because no image showed a carrier"
             )
-            yield f"{f.name}: its passage through vessel walls (PS_l, leak_l) is taken from {of}."
+            yield (
+                f"{f.name}: the permeability of vessel walls and the solvent-drag transmission"
+                f" (PS_l, leak_l) are taken from {of}."
+            )
     if radiation is not None:
         yield describe_radiation_effect(radiation)

@@ -1,12 +1,13 @@
-"""Which inputs an outcome answers to: Morris' elementary effects of all of them, Sobol's indices of
-those that lead.
+"""Global sensitivity analysis: Morris' elementary effects of all inputs, and Sobol indices of the
+most influential ones; applied to the penetration of a treatment in the tumour's mean tissue.
 
-Every input is moved through its own distribution: an effect is the change of the outcome when one
-input goes through two thirds of its 95 % interval while the others stand anywhere in theirs.
-Source: Morris 1991 with Campolongo's mean of absolute effects (2007); Saltelli 2010 and Jansen 1999
-for the indices; both by SALib.
+Every input varies within its own distribution. An elementary effect is the change of the outcome
+when one input moves over two thirds of its 95 % interval while the others are anywhere in theirs.
 
-Which inputs the reach of a treatment answers to, in one cluster of the tumour's mean tissue.
+References:
+    Morris, Technometrics 33:161 (1991); Campolongo et al., Environ. Model. Softw. 22:1509 (2007).
+    Saltelli et al., Comput. Phys. Commun. 181:259 (2010); Jansen, Comput. Phys. Commun. 117:35
+    (1999). Both methods are those of SALib.
 """
 
 from __future__ import annotations
@@ -36,46 +37,81 @@ from nanopinn.studies.arms.draws import Patient
 from nanopinn.studies.heating import temperature_course
 
 Array = NDArray[np.float64]
-#: Value of every outcome at many points, by name, from values of every input there, by name; NaN
-#: where an outcome is not there.
+#: Values of every outcome by name from values of every input by name, ``(point,)`` each; NaN where
+#: an outcome does not exist.
 OutcomeEvaluator = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
-#: Morris moves inputs between these quantiles, Sobol's points lie between the others.
+#: Quantiles between which inputs vary in Morris' method, and between which Sobol's points lie.
 MORRIS_QUANTILES, SOBOL_QUANTILES = (0.025, 0.975), (1e-3, 1 - 1e-3)
-#: Of the range within which Morris moves.
+#: Levels of the grid in Morris' method.
 MORRIS_LEVELS = 4
-#: An index of fewer trajectories or points says nothing.
+#: Smallest number of trajectories or points for an index.
 MIN_BLOCKS = 4
+#: Ranked inputs by symbol of the table: vessels, cells, release, walls and interstitium, nuclei,
+#: plasma.
+RANKED_SYMBOLS = (
+    "tau_c",
+    "R_c",
+    "spread_Rt",
+    "EC50_i",
+    "res_q",
+    "krel_TSL_hot",
+    "T_m",
+    "P_f_t",
+    "D_f_t",
+    "Vmax",
+    "K_e",
+    "K_i",
+    "k_on_DNA",
+    "k_off_DNA",
+    "CL_dox",
+    "k_TSL",
+    "V_TSL",
+    "PS_l",
+    "leak_l",
+    "g_pH",
+)
+#: Ranked inputs that are maps, and the symbol of the table whose distribution they have about the
+#: tumour's own mean.
+RANKED_MAPS = {"v_p": "vp_t", "phi": "ve_t"}
+#: Classes of tissue radius: enough for tissue far from vessels in nearly every draw.
+RADIUS_CLASSES = 7
 
 
 @dataclass(frozen=True)
 class UncertainInput:
-    """An uncertain input: its values at standard normal deviates, increasing."""
+    """An uncertain input.
+
+    Attributes:
+        name: of the input.
+        values_at_deviates: values at standard normal deviates, increasing.
+    """
 
     name: str
-    at: Callable[[Array], Array]
+    values_at_deviates: Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How one outcome answers to its inputs.
+    """Sensitivity of one outcome to its inputs.
 
     Attributes:
-        outcome: its name. inputs: by falling effect.
+        outcome: name of the outcome.
+        inputs: names by falling effect.
         effect: mean absolute elementary effect of each, in the outcome's unit.
-        spread: standard deviation of the elementary effects: interaction with other inputs, or
-            curvature.
-        leading: the inputs whose indices were found, as in ``inputs``.
-        first, total: share of the outcome's variance that an input explains alone, and with all
-            others; the others fixed at their medians.
-        total_error: half a 95 % interval.
-        kept: share of the points at which the outcome was there.
+        effect_sd: standard deviation of the elementary effects, which shows interaction or
+            non-linearity.
+        leading: inputs with Sobol indices.
+        first: first-order Sobol index of each of these; the other inputs are at their medians.
+        total: total Sobol index.
+        total_error: half the 95 % interval of the total index.
+        valid_share: fraction of the points at which the outcome exists.
     """
 
     outcome: str
     inputs: tuple[str, ...]
     effect: Array = field(repr=False)
-    spread: Array = field(repr=False)
+    effect_sd: Array = field(repr=False)
     leading: tuple[str, ...]
     first: Array = field(repr=False)
     total: Array = field(repr=False)
@@ -84,17 +120,17 @@ class Sensitivity:
 
     def __str__(self) -> str:
         lines = [f"{self.outcome} ({self.valid_share:.0%} of the points)"]
-        for name, effect, spread in zip(self.inputs, self.effect, self.spread, strict=True):
+        for name, effect, sd in zip(self.inputs, self.effect, self.effect_sd, strict=True):
             at = self.leading.index(name) if name in self.leading else None
             share = (
                 ""
                 if at is None
                 else (
-                    f"   alone {self.first[at]:5.2f}, in all {self.total[at]:5.2f} +-"
+                    f"   first {self.first[at]:5.2f}, total {self.total[at]:5.2f} +-"
                     f" {self.total_error[at]:.2f}"
                 )
             )
-            lines.append(f"  {name:16s}{effect:10.3g} ({spread:.2g}){share}")
+            lines.append(f"  {name:16s}{effect:10.3g} ({sd:.2g}){share}")
         return "\n".join(lines)
 
 
@@ -107,15 +143,23 @@ def rank_inputs(
     points: int = 64,
     seed: int = 0,
 ) -> dict[str, Sensitivity]:
-    """Rank inputs by their effect on every outcome, and find the indices of those that lead in any.
+    """Rank inputs by their effect on every outcome, with Sobol indices of the most influential.
 
-    Costs ``trajectories (inputs + 1) + points (leading + 2)`` evaluations, in two calls.
+    The cost is ``trajectories (inputs + 1) + points (leading + 2)`` evaluations, in two calls.
 
     Args:
-        points: a power of 2. leading: inputs whose indices are found; 0 for none.
+        inputs: with their distributions.
+        evaluate: the outcomes as a function of the inputs.
+        trajectories: of Morris' method.
+        leading: number of inputs with Sobol indices; 0 for none.
+        points: base points of the Sobol indices, a power of 2.
+        seed: of the random numbers.
+
+    Returns:
+        By outcome.
 
     Raises:
-        InputError: SALib is not installed, or an outcome is there at hardly any point.
+        InputError: SALib is not installed, or an outcome exists at too few points.
     """
     _require_salib()
     screened = _morris(inputs, evaluate, trajectories, seed)
@@ -178,7 +222,7 @@ def _sobol(
 
     problem = _problem(chosen, SOBOL_QUANTILES)
     X = sampling.sample(problem, points, calc_second_order=False, seed=seed)
-    rest = {i.name: i.at(np.zeros(len(X))) for i in inputs if i not in chosen}
+    rest = {i.name: i.values_at_deviates(np.zeros(len(X))) for i in inputs if i not in chosen}
     found = {}
     for outcome, Y in evaluate({**rest, **_values(chosen, X)}).items():
         rows, valid_share = _complete_blocks(Y, len(chosen) + 2, outcome)
@@ -193,7 +237,7 @@ def _sobol(
             outcome,
             s.inputs,
             s.effect,
-            s.spread,
+            s.effect_sd,
             names,
             first,
             total,
@@ -212,22 +256,22 @@ def _problem(inputs: Sequence[UncertainInput], within: tuple[float, float]) -> d
 
 
 def _values(inputs: Sequence[UncertainInput], X: Array) -> dict[str, Array]:
-    """Values of the inputs at quantiles ``(point, input)``."""
-    return {i.name: i.at(ndtri(X[:, k])) for k, i in enumerate(inputs)}
+    """Values of the inputs by name, from quantiles ``(point, input)``."""
+    return {i.name: i.values_at_deviates(ndtri(X[:, k])) for k, i in enumerate(inputs)}
 
 
 def _complete_blocks(Y: Array, block: int, outcome: str) -> tuple[NDArray[np.bool_], float]:
-    """Rows of the blocks (trajectories, or points with their neighbours) in which the outcome is
-    there throughout, and their share.
+    """Rows of the blocks (trajectories, or Sobol points) in which the outcome exists throughout, and
+    their fraction.
     """
     complete: NDArray[np.bool_] = np.all(np.isfinite(Y).reshape(-1, block), axis=1)
     if complete.sum() < min(MIN_BLOCKS, len(complete)):
         raise InputError(
-            "an outcome is there at hardly any point",
+            "an outcome exists at too few points",
             field=outcome,
-            found=f"{complete.sum()} of {len(complete)} groups of points",
+            found=f"{complete.sum()} of {len(complete)} blocks of points",
             expected=f"at least {MIN_BLOCKS}",
-            remedy="Choose a tissue that has what the outcome speaks of, or more points.",
+            remedy="Choose a tissue in which the outcome exists, or more points.",
         )
     return np.repeat(complete, block), float(complete.mean())
 
@@ -240,38 +284,8 @@ def _require_salib() -> None:
             "a sensitivity ranking needs the package SALib",
             field="sensitivity",
             found="not installed",
-            remedy="pip install nanopinn[sensitivity]",
+            remedy="Install it: pip install nanopinn[sensitivity].",
         ) from error
-
-
-#: Inputs by symbol of the table: vessels, cells, release, walls and interstitium, nuclei, plasma.
-RANKED_SYMBOLS = (
-    "tau_c",
-    "R_c",
-    "spread_Rt",
-    "EC50_i",
-    "res_q",
-    "krel_TSL_hot",
-    "T_m",
-    "P_f_t",
-    "D_f_t",
-    "Vmax",
-    "K_e",
-    "K_i",
-    "k_on_DNA",
-    "k_off_DNA",
-    "CL_dox",
-    "k_TSL",
-    "V_TSL",
-    "PS_l",
-    "leak_l",
-    "g_pH",
-)
-#: Inputs that are maps, and the symbol of the table whose spread they have about the tumour's own
-#: mean.
-RANKED_MAPS = {"v_p": "vp_t", "phi": "ve_t"}
-#: So many that some tissue lies far from vessels under nearly every draw.
-RADIUS_CLASSES = 7
 
 
 def rank_penetration_inputs(
@@ -290,23 +304,30 @@ def rank_penetration_inputs(
     seed: int = 0,
     progress: Progress = ignore_progress,
 ) -> dict[str, Sensitivity]:
-    """Rank inputs by their effect on what reaches cells far from vessels: how many of them it
-    kills, and the peak in them.
+    """Rank inputs by their effect on cell kill far from vessels.
 
-    Outcomes are the share of cells beyond ``counted.far_distance_m`` that are killed by the law
-    named, and the natural logarithm of the largest drug in cells at that distance; draws without
-    tissue so far from vessels are left out of these, with those compared with them. A third is
-    there for every draw: the share of all tissue that lies so far away and is not killed.
+    The outcomes are the fraction of cells beyond ``counted.far_distance_m`` that are killed, the
+    natural logarithm of the peak intracellular concentration at that distance, and the fraction of
+    all tissue that lies beyond it and is not killed. The first two do not exist in draws without
+    tissue so far from vessels; these are left out with those compared with them.
 
     Args:
+        maps: of the tissue.
+        treatment: what is given.
         exchange: filtration and lymphatic drainage, means over the tumour, 1/s.
-        scalars: of the model, where they differ from the table's; their spreads are about these.
-        inputs: in place of :data:`SYMBOLS` and :data:`MAPS` with the table's spreads.
-        trajectories, leading, points, seed: see
-            :func:`nanopinn.studies.arms.sensitivity_ranking.rank`.
+        scalars: of the model where they differ from the table's; medians of their distributions.
+        temperature: of the tissue, if it is heated.
+        inputs: in place of :data:`RANKED_SYMBOLS` and :data:`RANKED_MAPS`.
+        law: key of the kill model.
+        counted: thresholds for counting cells.
+        trajectories, leading, points, seed: see :func:`rank_inputs`.
+        progress: called with the stage and the fraction that is done.
+
+    Returns:
+        By outcome.
 
     Raises:
-        InputError: SALib is not installed, or hardly any draw has tissue so far from vessels.
+        InputError: SALib is not installed, or too few draws have tissue so far from vessels.
     """
     counted, known = counted or KillCriteria(), dict(scalars or {})
     tumour = maps.tumour > 0.5
@@ -335,14 +356,14 @@ def rank_penetration_inputs(
         far = f"{counted.far_distance_m / UM:g} um"
         killed = exposures.killed[law]["beyond"][:, 0]
         return {
-            f"out of reach, beyond {far} and not killed ({law})": (
+            f"beyond {far} and not killed ({law})": (
                 exposures.shares["beyond"][:, 0] * (1 - killed)
             )
             .nan_to_num()
             .cpu()
             .numpy(),
             f"killed beyond {far} ({law})": killed.cpu().numpy(),
-            f"log peak in cells at {far}": exposures.peak_intracellular[:, 0, nearest]
+            f"log peak intracellular at {far}": exposures.peak_intracellular[:, 0, nearest]
             .log()
             .cpu()
             .numpy(),
@@ -361,30 +382,43 @@ def rank_penetration_inputs(
 def input_from_table(
     symbol: str, median: float | None = None, name: str | None = None
 ) -> UncertainInput:
-    """An input with the spread that its row of the table says, about another median if there is
-    one.
+    """An input with the distribution of its row in the table.
+
+    Args:
+        symbol: of the table.
+        median: in place of that of the table.
+        name: of the input, if not the symbol.
 
     Raises:
-        KeyError: the row says nothing of its uncertainty.
+        KeyError: the table has neither a prior nor a range.
     """
-    spread = parameter_distribution(PARAMETERS[symbol])
-    if spread is None:
+    distribution = parameter_distribution(PARAMETERS[symbol])
+    if distribution is None:
         raise KeyError(f"{symbol} has neither a prior nor a range")
     return UncertainInput(
         name or symbol,
-        (spread if median is None else replace(spread, median=median)).values_at_deviates,
+        (
+            distribution if median is None else replace(distribution, median=median)
+        ).values_at_deviates,
     )
 
 
 def rank_influences(
     patient: Patient, treatment: Treatment, filtration: float, *, counted: KillCriteria, seed: int
 ) -> tuple[InputSensitivity, ...]:
-    """What the share of cells beyond the limit that a treatment kills follows, by falling effect.
+    """Rank inputs by their effect on the fraction of cells beyond the limit that a treatment kills.
 
-    Unknowns of a fit spread as its posterior says, all else as the table does.
+    Unknowns of a fit vary within its posterior, other inputs within the distributions of the table.
 
     Args:
+        patient: tissue and posterior.
+        treatment: what is given.
         filtration: mean over the tumour, 1/s.
+        counted: thresholds for counting cells.
+        seed: of the random numbers.
+
+    Returns:
+        Sensitivities by falling effect.
 
     Raises:
         InputError: as :func:`rank_penetration_inputs`.
@@ -439,7 +473,7 @@ def _posterior_input(patient: Patient, symbol: str) -> UncertainInput | None:
 
 
 def _depends_on(treatment: Treatment, symbol: str) -> bool:
-    """Whether a treatment has anything to do with a symbol: those of carriers are of the one given."""
+    """Whether a treatment depends on a parameter; those of carriers matter only with a carrier."""
     of_carriers = {"krel_TSL_hot", "T_m", "k_TSL", "V_TSL", "PS_l", "leak_l"}
     return symbol not in of_carriers or (
         treatment.carrier is not None and symbol in treatment.carrier.symbols()
