@@ -1,4 +1,7 @@
-"""What a run may be told beside its input files; every run dumps these, and they can be read back."""
+"""Settings of fits, phantoms, simulations, comparisons and plans.
+
+Every run writes its settings to its result folder, from which they can be read back.
+"""
 
 from __future__ import annotations
 
@@ -11,128 +14,99 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 class FitSettings(BaseModel):
     """Settings of one fit.
 
-    ``drug`` holds the paths of post-dose volumes; each has a sidecar with ``TimeAfterDose`` (s),
-    ``Quantity`` (encapsulated, released, free or total), ``NoiseSD`` and ``Units``.
+    Attributes:
+        engine: ``auto`` (fv), ``fv``, or ``krylov`` (polished by fv, with the distance of the two
+            estimates); ``pinn`` runs krylov.
+        preset: accuracy of the fit: ``fast``, ``default`` or ``accurate``.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        seed: of all random numbers.
+        formulation: of the drug.
+        drug: paths of post-dose volumes, each with a sidecar of ``TimeAfterDose`` (s), ``Quantity``
+            (encapsulated, released, free or total), ``NoiseSD`` and ``Units``.
+        field: unknown fields of space, ``NAME[:bumps|neural]``.
+        inflow: whether the tumour continues with unknown flow beyond the faces of the image that
+            cut it.
+        model_error: prior standard deviation of the error of the equations over their fluxes; 0:
+            exact equations.
+        release_law: whether the steepness of the release law varies along pH.
+        release_in_time: hours after the dose at which the release rate may change; it is constant
+            between them.
+        starts: optimisation runs of fv; all but the first start at draws of the prior.
+        noise: ``given``, or ``estimated`` from the residuals of the fit.
+        aif_sd: prior standard deviation of ln of the scale of the arterial input; 0: no error.
+        profile: unknowns whose profile likelihood is computed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    engine: Literal["auto", "fv", "krylov", "pinn"] = Field(
-        default="auto",
-        description=(
-            "auto (fv), fv, or krylov (polished by fv, with the distance of the two); pinn runs"
-            " krylov"
-        ),
-    )
+    engine: Literal["auto", "fv", "krylov", "pinn"] = "auto"
     preset: Literal["fast", "default", "accurate"] = "default"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     formulation: Literal["ph"] = "ph"
     drug: tuple[str, ...] = ()
-    field: tuple[str, ...] = Field(
-        default=(), description="unknown fields of space, NAME[:bumps|neural]"
-    )
-    inflow: bool = Field(
-        default=False,
-        description=(
-            "the tumour goes on beyond the faces of the image that cut it, with unknown flow there"
-        ),
-    )
-    model_error: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="prior sd of the equations' error over their fluxes; 0: they are exact",
-    )
-    release_law: bool = Field(
-        default=False, description="let the release law's steepness vary along pH"
-    )
-    release_in_time: tuple[float, ...] | None = Field(
-        default=None,
-        description=(
-            "hours after the dose at which the release rate may jump; constant between them"
-        ),
-    )
-    starts: int = Field(
-        default=1,
-        ge=1,
-        le=100,
-        description="descents of fv; all but the first begin at draws of the prior",
-    )
-    noise: Literal["given", "estimated"] = Field(
-        default="given", description="whether what a fit leaves over may correct the stated noise"
-    )
-    aif_sd: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="sd of ln of the arterial input's scale, an unknown then; 0 trusts it",
-    )
-    profile: tuple[str, ...] = Field(
-        default=(), description="unknowns whose profile likelihood is worked out"
-    )
+    field: tuple[str, ...] = ()
+    inflow: bool = False
+    model_error: float = Field(default=0.0, ge=0, le=1)
+    release_law: bool = False
+    release_in_time: tuple[float, ...] | None = None
+    starts: int = Field(default=1, ge=1, le=100)
+    noise: Literal["given", "estimated"] = "given"
+    aif_sd: float = Field(default=0.0, ge=0, le=1)
+    profile: tuple[str, ...] = ()
 
     @field_validator("release_in_time", mode="before")
     @classmethod
     def _split_hours(cls, given: object) -> object:
-        """Hours as the command line has them, ``6,24``."""
+        """Split hours given as text, ``6,24``."""
         return tuple(h for h in given.split(",") if h.strip()) if isinstance(given, str) else given
 
 
 class PhantomSettings(BaseModel):
-    """Settings of one synthetic study."""
+    """Settings of one synthetic study.
+
+    Attributes:
+        seed: of anatomy, parameters and noise.
+        shape: voxels, ``(x, y, z)``.
+        voxel_mm: voxel size, ``(x, y, z)``, mm.
+        tumour_mm: diameters, mm; None: 54 to 60 % of the field of view.
+        frames: of the DCE series.
+        frame_spacing_s: s.
+        snr: baseline signal over noise standard deviation, per voxel and frame.
+        ph_noise: noise standard deviation of a voxel of the pH map.
+        length_scale_mm: hydraulic length l, mm; None: drawn from its prior.
+        drug_times_h: times of the drug images, hours after the dose.
+        drug_noise: noise standard deviation over the largest value of each drug image.
+        refine: cells of the solution per voxel edge.
+        conductivity_sd: standard deviation of ln K over the tumour, smooth over 1.5 mm.
+        release_sd: standard deviation of ln of the release rate about its law of pH, smooth over
+            1.5 mm.
+        pore_error: relative excess of the contrast agent's distribution volume over that of the drug.
+        factors: factors on properties of the tumour, as after radiation; they change the noise too.
+        cut_voxels: voxels by which the field of view is cut along x, through the tumour if many.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     shape: tuple[int, int, int] = (24, 24, 12)
     voxel_mm: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    tumour_mm: tuple[float, float, float] | None = Field(
-        default=None, description="diameters; 54 to 60 % of the field of view when not given"
-    )
+    tumour_mm: tuple[float, float, float] | None = None
     frames: int = Field(default=60, ge=10)
     frame_spacing_s: float = Field(default=10.0, gt=0)
-    snr: float = Field(
-        default=60.0, gt=0, description="baseline signal over noise sd, per voxel and frame"
-    )
+    snr: float = Field(default=60.0, gt=0)
     ph_noise: float = Field(default=0.1, ge=0)
-    length_scale_mm: float | None = Field(
-        default=None, gt=0, description="l; drawn from its prior when not given"
-    )
+    length_scale_mm: float | None = Field(default=None, gt=0)
     drug_times_h: tuple[float, ...] = (2.0, 24.0)
-    drug_noise: float = Field(
-        default=0.05, ge=0, description="noise sd over the largest value of each drug image"
-    )
-    refine: int = Field(
-        default=3, ge=2, le=4, description="how much finer than the voxels the truth is solved"
-    )
-    conductivity_sd: float = Field(
-        default=0.0, ge=0, description="spread of ln K over the tumour, smooth over 1.5 mm"
-    )
-    release_sd: float = Field(
-        default=0.0,
-        ge=0,
-        description="spread of the ln of the release rate beside its law of pH, smooth over 1.5 mm",
-    )
-    pore_error: float = Field(
-        default=0.0,
-        gt=-0.5,
-        lt=0.5,
-        description="contrast agent fills so much more than the pores that carry drug",
-    )
+    drug_noise: float = Field(default=0.05, ge=0)
+    refine: int = Field(default=3, ge=2, le=4)
+    conductivity_sd: float = Field(default=0.0, ge=0)
+    release_sd: float = Field(default=0.0, ge=0)
+    pore_error: float = Field(default=0.0, gt=-0.5, lt=0.5)
     factors: dict[Literal["p_e", "Lp", "K", "P", "SV"], Annotated[float, Field(gt=0)]] = Field(
-        default={},
-        description=(
-            "on the tumour's properties, as after radiation; the noise is then another than without"
-        ),
+        default={}
     )
-    cut_voxels: int = Field(
-        default=0,
-        ge=0,
-        description=(
-            "voxels by which the field of view ends early along x, through the tumour if many"
-        ),
-    )
+    cut_voxels: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _require_tumour_in_field_of_view(self) -> PhantomSettings:
@@ -141,25 +115,32 @@ class PhantomSettings(BaseModel):
             for d, n, h in zip(self.tumour_mm, self.shape, self.voxel_mm, strict=True)
         ):
             raise ValueError(
-                "the tumour's diameters are positive and up to 80 % of the field of view, so that"
-                " its waves fit in"
+                "the tumour's diameters have to be positive and at most 80 % of the field of view,"
+                " because its surface is uneven"
             )
         return self
 
 
 class SimulationSettings(BaseModel):
-    """Settings of one forward run; ``tolerance`` is the error a time step may make in a pool, over
-    the pool's largest mass.
+    """Settings of one forward run.
+
+    Attributes:
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        tolerance: error of a time step in a pool, over the largest mass of the pool.
+        refine: cells of the flow per voxel edge.
+        rim_mm: refine only voxels within this distance of the tumour's edge, mm; None: all.
+        advection: discretisation of advective fluxes.
+        assume_ph: pH of the tumour where there is no map.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
-    refine: Annotated[int, Field(ge=1, le=4, description="cells of the flow per voxel edge")] = 2
+    refine: Annotated[int, Field(ge=1, le=4)] = 2
     rim_mm: Annotated[
         float | None,
-        Field(ge=0, description="cut only voxels so near to the tumour's edge; None cuts all"),
+        Field(ge=0),
     ] = None
     advection: Literal["fitted", "central", "upwind", "limited"] = "fitted"
     assume_ph: float | None = None
@@ -228,7 +209,32 @@ class SecondScan(BaseModel):
 
 
 class ComparisonSettings(BaseModel):
-    """Arms of treatment through one tumour, for ``draws`` draws of the uncertain inputs."""
+    """Arms of treatment compared in one tumour.
+
+    Attributes:
+        arms: formulations by name, or TOML files.
+        dose: of every arm.
+        body_surface_m2: of the patient, m2.
+        infusion_min: duration of the infusion, min; 0: a bolus.
+        heat: heating of the arms that are sensitive to heat.
+        radiation: fractions, of every arm.
+        radiation_from: fit of the tumour after the first fraction, from which the effect of
+            radiation is estimated.
+        end_h: duration of the simulation, hours.
+        imaging_h: times of the images of the drug, hours.
+        heat_effects: whether heat changes pressure and wall permeability to carriers.
+        heat_all: whether arms that are not sensitive to heat are heated too.
+        draws: from posterior and priors; 0: medians alone.
+        groups: clusters of similar voxels, each with one microscale model.
+        limit_um: distance from the vessel to which survival is reported, um.
+        lethal: surviving fraction at or below which an exposure is lethal.
+        heating_min: durations of heating to compare, min.
+        sensitivity: whether inputs are ranked by their effect on the outcomes.
+        seed: of the draws.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        tolerance: error of a time step on the voxel grid, over the largest mass of the pool.
+        refine: cells of the flow per voxel edge.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -238,27 +244,19 @@ class ComparisonSettings(BaseModel):
     infusion_min: Annotated[float, Field(ge=0)] = 0.0
     heat: tuple[HeatingSpec, ...] = ()
     radiation: tuple[FractionSpec, ...] = ()
-    radiation_from: Annotated[
-        SecondScan | None, Field(description="a fit of the tumour after the first fraction")
-    ] = None
+    radiation_from: SecondScan | None = None
     end_h: Annotated[float, Field(gt=0)] = 72.0
     imaging_h: tuple[float, ...] = (1.0, 4.0, 24.0, 48.0, 72.0)
-    heat_effects: Annotated[
-        bool, Field(description="heat changes pressure and the walls' permeability to carriers")
-    ] = True
-    heat_all: Annotated[bool, Field(description="heat the arms that do not answer to it too")] = (
-        False
-    )
+    heat_effects: bool = True
+    heat_all: bool = False
     draws: Annotated[int, Field(ge=0, le=2000)] = 100
-    groups: Annotated[int, Field(ge=1, le=50, description="groups of voxels that are alike")] = 8
+    groups: Annotated[int, Field(ge=1, le=50)] = 8
     limit_um: Annotated[float, Field(gt=0, le=140)] = 50.0
     lethal: Annotated[
         float,
-        Field(gt=0, lt=1, description="surviving fraction at or below which an exposure is lethal"),
+        Field(gt=0, lt=1),
     ] = 0.5
-    heating_min: Annotated[
-        tuple[float, ...], Field(description="lengths of heating to compare; none: not compared")
-    ] = (
+    heating_min: tuple[float, ...] = (
         15.0,
         30.0,
         60.0,
@@ -268,16 +266,36 @@ class ComparisonSettings(BaseModel):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     tolerance: Annotated[
         float,
-        Field(
-            gt=0, le=0.1, description="of a time step on the voxel grid, over a pool's largest mass"
-        ),
+        Field(gt=0, le=0.1),
     ] = 1e-3
-    refine: Annotated[int, Field(ge=1, le=4, description="cells of the flow per voxel edge")] = 2
+    refine: Annotated[int, Field(ge=1, le=4)] = 2
 
 
 class PlanSettings(BaseModel):
-    """A protocol before the scan; images are written ``QUANTITY@HOURS[:NOISE]``, NOISE a share of
-    the largest value or with a unit.
+    """A protocol to evaluate before the scan.
+
+    Drug images are written ``QUANTITY@HOURS[:NOISE]``, with the noise as a share of the largest
+    value or with a unit.
+
+    Attributes:
+        tumour_mm: diameters, mm.
+        voxel_mm: voxel size, mm.
+        frames: of the DCE series.
+        frame_spacing_s: s.
+        snr: baseline signal over noise standard deviation, per voxel and frame.
+        t1_noise: relative standard deviation of a voxel's native T1.
+        ph: whether a pH map is measured; otherwise one value is assumed.
+        ph_noise: noise standard deviation of a voxel of the pH map.
+        ph_shared_noise: error of the calibration, which the whole pH map shares.
+        drug: drug images of the protocol.
+        candidates: drug images that could be added; none: encapsulated and released from 0.5 to
+            72 h.
+        image_noise: noise of images that state none, over their largest value.
+        aif: arterial input by name, or a TSV/CSV file.
+        preset: accuracy of the solution.
+        draws: tumours and parameters to average over; the first is at the prior medians.
+        seed: of the draws.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -286,35 +304,22 @@ class PlanSettings(BaseModel):
     voxel_mm: tuple[float, float, float] = (0.5, 0.5, 0.5)
     frames: Annotated[int, Field(ge=1)] = 60
     frame_spacing_s: Annotated[float, Field(gt=0)] = 10.0
-    snr: Annotated[
-        float, Field(gt=0, description="baseline signal over noise sd, per voxel and frame")
-    ] = 60.0
-    t1_noise: Annotated[
-        float, Field(ge=0, lt=0.5, description="relative sd of a voxel's native T1")
-    ] = 0.01
-    ph: Annotated[bool, Field(description="a pH map is measured; else one value is assumed")] = True
-    ph_noise: Annotated[float, Field(gt=0, lt=2, description="sd of a voxel of the pH map")] = 0.1
+    snr: Annotated[float, Field(gt=0)] = 60.0
+    t1_noise: Annotated[float, Field(ge=0, lt=0.5)] = 0.01
+    ph: bool = True
+    ph_noise: Annotated[float, Field(gt=0, lt=2)] = 0.1
     ph_shared_noise: Annotated[
         float,
-        Field(ge=0, lt=2, description="error that the whole pH map shares, of its calibration"),
+        Field(ge=0, lt=2),
     ] = 0.0
     drug: tuple[str, ...] = ()
-    candidates: Annotated[
-        tuple[str, ...],
-        Field(description="encapsulated and released from 0.5 to 72 h where none are given"),
-    ] = ()
-    image_noise: Annotated[
-        float, Field(gt=0, le=1, description="of an image without its own, over its largest value")
-    ] = 0.05
+    candidates: tuple[str, ...] = ()
+    image_noise: Annotated[float, Field(gt=0, le=1)] = 0.05
     aif: str = "parker"
     preset: Literal["fast", "default", "accurate"] = "fast"
     draws: Annotated[
         int,
-        Field(
-            ge=1,
-            le=100,
-            description="tumours and parameters to average over; the first at prior medians",
-        ),
+        Field(ge=1, le=100),
     ] = 3
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
@@ -322,7 +327,7 @@ class PlanSettings(BaseModel):
     @field_validator("tumour_mm", "voxel_mm", mode="before")
     @classmethod
     def _expand_to_three_axes(cls, given: object) -> object:
-        """One number stands for all three axes."""
+        """Repeat a single number for all three axes."""
         sizes = list(given) if isinstance(given, (tuple, list)) else [given]
         if len(sizes) not in (1, 3):
             raise ValueError("one number, or one for each of three axes")
