@@ -1,4 +1,4 @@
-"""The same study again gives the same bytes, and what fails on the way does no harm and is told."""
+"""Repeatability of a fit, and faults during a run: lost inputs, full disks, signals, kills."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def estimates(folder: Path) -> np.ndarray:
     return np.array([[r["posterior_median"], r["posterior_sd"]] for r in rows])
 
 
-def test_the_same_fit_gives_the_same_bytes_though_its_inputs_vanish_on_the_way(
+def test_repeated_fit_gives_the_same_bytes_though_its_inputs_are_removed(
     phantom: Path, result: Path, tmp_path: Path
 ) -> None:
     torch.set_num_threads(1)
@@ -85,7 +85,7 @@ def test_the_same_fit_gives_the_same_bytes_though_its_inputs_vanish_on_the_way(
     assert {"dce.nii.gz", "dce.json", "ph.nii.gz", "mask.nii.gz"} <= set(read[0])
 
 
-def test_two_threads_give_the_same_numbers_within_what_is_stated(
+def test_two_threads_give_the_same_estimates_within_the_stated_limit(
     phantom: Path, result: Path
 ) -> None:
     torch.set_num_threads(1)
@@ -98,7 +98,7 @@ def test_two_threads_give_the_same_numbers_within_what_is_stated(
     np.testing.assert_allclose([[s.median, s.sd] for s in again], estimates(result), rtol=THREADS)
 
 
-def test_an_input_that_changes_while_it_is_read_is_refused(phantom: Path, tmp_path: Path) -> None:
+def test_input_that_changes_while_it_is_read_is_refused(phantom: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(phantom, tmp_path / "copied")
 
     def change(stage: str, *_: object) -> None:
@@ -111,7 +111,7 @@ def test_an_input_that_changes_while_it_is_read_is_refused(phantom: Path, tmp_pa
         make_maps(inputs_in(copied), progress=change)
 
 
-def test_a_gpu_without_room_hands_over_to_the_cpu_and_the_answer_says_so(
+def test_full_gpu_falls_back_to_the_cpu_and_reports_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = SimpleNamespace(events=("a step was refused",))
@@ -154,12 +154,12 @@ def test_a_gpu_without_room_hands_over_to_the_cpu_and_the_answer_says_so(
         workflow._infer_with_cpu_fallback(None, on("cpu"), SETTINGS, None, {}, None)  # type: ignore[arg-type]
 
 
-def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read() -> None:
+def test_missing_gpu_is_refused_before_inputs_are_read() -> None:
     with pytest.raises(InputError, match="This GPU is not there"):
         choose_device(f"cuda:{torch.cuda.device_count()}")
 
 
-def test_a_disk_that_fills_up_leaves_the_last_whole_state_and_says_how_to_go_on(
+def test_full_disk_leaves_the_last_checkpoint_and_says_how_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint_folder = tmp_path / "out.partial"
@@ -193,7 +193,7 @@ def test_a_disk_that_fills_up_leaves_the_last_whole_state_and_says_how_to_go_on(
     ("error", "status"),
     [(ZeroDivisionError("in /home/me/x.py"), "internal error"), (InputError("bad"), "refused")],
 )
-def test_what_ends_a_run_stands_beside_its_states_until_it_goes_on(
+def test_failure_is_recorded_with_the_checkpoint_until_the_run_resumes(
     tmp_path: Path, error: Exception, status: str
 ) -> None:
     checkpoint_folder = tmp_path / "out.partial"
@@ -228,7 +228,7 @@ def caught(status: str, what: signal.Signals) -> bool:
 )
 @pytest.mark.parametrize("after_s", [0.0, 1.0])
 @pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM])
-def test_a_polite_kill_during_the_imports_is_said_in_words(
+def test_signal_during_the_imports_is_reported(
     tmp_path: Path, after_s: float, what: signal.Signals
 ) -> None:
     command = [sys.executable, "-m", "nanopinn", "phantom", "-o", tmp_path / "out"]
@@ -244,7 +244,7 @@ def test_a_polite_kill_during_the_imports_is_said_in_words(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_runs_killed_at_random_moments_leave_whole_files_and_end_where_they_would_have_ended(
+def test_runs_killed_at_random_moments_resume_to_the_same_result(
     phantom: Path,
 ) -> None:
     command = [

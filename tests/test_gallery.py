@@ -1,4 +1,4 @@
-"""The examples of docs/gallery run, and say what they should."""
+"""The examples of docs/gallery run and print what they should."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("gallery")
 
 
-def test_every_example_is_short_and_under_test() -> None:
+def test_every_example_is_short_and_tested() -> None:
     examples = {
         p.stem: len(p.read_text().splitlines()) for p in GALLERY.glob("*.py") if p.stem != "sample"
     }
@@ -37,7 +37,7 @@ def test_every_example_is_short_and_under_test() -> None:
 
 
 @pytest.mark.parametrize("name", SAYS)
-def test_an_example_runs(
+def test_example_runs(
     name: str, work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [f"{name}.py", str(work)])

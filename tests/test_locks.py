@@ -1,4 +1,4 @@
-"""The lock files say what pyproject.toml asks for, each package once and by its hash."""
+"""The lock files hold the requirements of pyproject.toml, each package once and by hash."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def locked(layer: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_what_pyproject_asks_for_is_locked(layer: str) -> None:
+def test_requirements_of_pyproject_are_locked(layer: str) -> None:
     versions = locked(layer)
     for text in wanted(LAYERS[layer]):
         asked = Requirement(text)
@@ -48,7 +48,7 @@ def test_what_pyproject_asks_for_is_locked(layer: str) -> None:
             )
 
 
-def test_a_machine_without_a_gpu_gets_no_package_for_one() -> None:
+def test_cpu_lock_holds_no_gpu_package() -> None:
     versions = locked("gui")
     assert versions["torch"].endswith("+cpu")
     assert not [

@@ -1,6 +1,4 @@
-"""What leaves the machine, nothing; and what a result folder says of the person, the user and the
-machine, nothing.
-"""
+"""No command uses the network, and no result names a patient, user, path or machine."""
 
 from __future__ import annotations
 
@@ -163,7 +161,7 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
     return Journey(folder, done.stdout, attempts, can_be_cut_off())
 
 
-def test_an_attempt_is_refused_and_written_down_even_where_it_is_hidden(tmp_path: Path) -> None:
+def test_network_access_is_refused_and_recorded_even_if_suppressed(tmp_path: Path) -> None:
     for call in (
         "urllib.request.urlopen('http://localhost:9')",
         "socket.socket().connect(('127.0.0.1', 9))",
@@ -187,11 +185,11 @@ def test_an_attempt_is_refused_and_written_down_even_where_it_is_hidden(tmp_path
     assert attempts == ""
 
 
-def test_no_command_and_no_import_asks_for_the_network(journey: Journey) -> None:
+def test_no_command_and_no_import_uses_the_network(journey: Journey) -> None:
     assert journey.attempts == ""
 
 
-def test_every_command_works_where_there_is_no_network(journey: Journey) -> None:
+def test_every_command_works_without_a_network(journey: Journey) -> None:
     # the fit of this tiny tumour may fail its check, which is 5
     fit, *others = json.loads(journey.said.split("exit codes:")[1])
     assert fit in (0, 5)
@@ -250,7 +248,7 @@ def test_every_kind_of_page_says_research_use_only() -> None:
         assert '<p class="small">Research use only. Not for diagnosis or treatment.' in text, name
 
 
-def test_the_readme_and_the_help_say_research_use_only() -> None:
+def test_readme_and_help_say_research_use_only() -> None:
     assert "Research use only" in (OFFLINE.parents[1] / "README.md").read_text()
     from nanopinn.cli.app import app
 

@@ -1,4 +1,4 @@
-"""Time that a stage takes yet."""
+"""Remaining time of a stage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nanopinn import progress
 from nanopinn.progress import RemainingTimeEstimator
 
 
-def test_the_time_left_is_that_of_a_stage_that_goes_on_as_it_did(
+def test_remaining_time_extrapolates_the_stage_linearly(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [100.0]

@@ -197,7 +197,7 @@ def require_result(verdict: Path) -> None:
 
 
 def locate_checkpoint_folder(out: Path) -> Path:
-    """Checkpoint folder of a run, beside its output."""
+    """Checkpoint folder of a run, in the same folder as its output."""
     return out.absolute().with_name(f"{out.absolute().name}.partial")
 
 

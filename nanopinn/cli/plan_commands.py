@@ -248,10 +248,10 @@ def minimal_imaging(
         typer.echo(found.summary())
         typer.echo(format_assumptions(assumed))
         if out is not None:
-            said = {
+            metadata = {
                 "outcome": found.outcome,
                 "draws": found.draws,
                 "in_words": found.describe(),
                 "assumptions": assumed,
             }
-            typer.echo(f"Table: {write_table(out, found.table(), said, overwrite=overwrite)}")
+            typer.echo(f"Table: {write_table(out, found.table(), metadata, overwrite=overwrite)}")

@@ -231,14 +231,14 @@ def simulate(
 
     if after is not None:
         require_result(after)
-    drawn = (
+    phantom_settings = (
         build_settings(PhantomSettings, "phantom", config, {"seed": seed, "shape": shape})
         if phantom
         else None
     )
     maps = _map_files({"ktrans": ktrans, "ve": ve, "vp": vp, "mask": mask, "ph": ph})
     numerical = {"tolerance": tolerance, "refine": refine, "device": device}
-    of_arms: dict[str, Any] = {
+    arm_settings: dict[str, Any] = {
         "arms": parse_list(arms),
         "dose": dose,
         "body_surface_m2": body_surface_m2,
@@ -269,16 +269,16 @@ def simulate(
             "Leave it out, or simulate one schedule.",
         )
         settings = build_settings(
-            ComparisonSettings, "arms", config, {**numerical, **of_arms, "seed": seed}
+            ComparisonSettings, "arms", config, {**numerical, **arm_settings, "seed": seed}
         )
-        going_on: ResumeMode = resume or (continue_run and "if kept")
+        resume_mode: ResumeMode = resume or (continue_run and "if kept")
         return _compare(
             settings,
             schedule,
             folder,
-            drawn,
+            phantom_settings,
             out,
-            resume=going_on,
+            resume=resume_mode,
             overwrite=overwrite,
             quiet=quiet,
             verbose=verbose,
@@ -287,7 +287,7 @@ def simulate(
         {"resume": resume or None}, "a single simulation has no checkpoint", "Leave it out."
     )
     _refuse_options(
-        of_arms, "only a comparison of arms uses it", "Give `arms`, such as free,pld,tsl."
+        arm_settings, "only a comparison of arms uses it", "Give `arms`, such as free,pld,tsl."
     )
     if schedule is None:
         raise InputError(
@@ -302,7 +302,7 @@ def simulate(
         single,
         schedule,
         folder,
-        drawn,
+        phantom_settings,
         maps,
         out,
         overwrite=overwrite,

@@ -254,9 +254,9 @@ def open_sample() -> list[LayerData]:
 
 def sample_folder() -> Path | None:
     """Folder of the sample study, which is simulated the first time; None if that failed."""
-    beside = Path(__file__).resolve().parents[2] / "sample_data"
-    if (beside / "dce.nii.gz").is_file():
-        return beside
+    checkout = Path(__file__).resolve().parents[2] / "sample_data"
+    if (checkout / "dce.nii.gz").is_file():
+        return checkout
     made = _cache_folder() / "sample-1"
     if not (made / "dce.nii.gz").is_file():
         notify_info(

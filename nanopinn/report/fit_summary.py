@@ -22,7 +22,7 @@ def format_summary(fit: FitResult) -> str:
     lines = [
         fit.check.headline,
         (
-            f"{'quantity':34s} {'unit':8s} {'prior (95 %)':>26s} {'posterior (95 %)':>34s}"
+            f"{'parameter':36s} {'unit':8s} {'prior (95 %)':>26s} {'posterior (95 %)':>34s}"
             f" {'contraction':>12s}  correlated with"
         ),
     ]
@@ -33,7 +33,7 @@ def format_summary(fit: FitResult) -> str:
         posterior = f"{s.median:.3g} ({low:.3g} .. {high:.3g})"
         partner = format_correlation(strongest_correlation(names, fit.covariance, s.name))
         lines.append(
-            f"{s.label:34s} {s.unit:8s} {prior:>26s} {posterior:>34s} {s.contraction:12.2f}"
+            f"{s.label:36s} {s.unit:8s} {prior:>26s} {posterior:>34s} {s.contraction:12.2f}"
             f"  {partner}"
         )
     return "\n".join(

@@ -38,12 +38,12 @@ def _format_expected(plan: Plan) -> list[str]:
     )
     lines = [
         f"Expected with the protocol as it is ({draws}; sd of ln, of the value for pK)",
-        f"{'quantity':34s} {'prior sd':>9s} {'expected sd':>24s} {'contraction':>12s}  informed",
+        f"{'parameter':36s} {'prior sd':>9s} {'expected sd':>24s} {'contraction':>12s}  informed",
     ]
     for e in plan.expected:
         found = f"{e.sd:.3f}" + (f" ({e.low:.3f} .. {e.high:.3f})" if count > 1 else "")
         lines.append(
-            f"{e.label:34s} {e.prior_sd:9.2f} {found:>24s} {e.contraction:12.2f}"
+            f"{e.label:36s} {e.prior_sd:9.2f} {found:>24s} {e.contraction:12.2f}"
             f"  {'yes' if e.informed else 'no'}"
         )
     return lines

@@ -1,4 +1,4 @@
-"""The command line: exit codes, one paragraph per error, nothing left behind."""
+"""The command line: exit codes, one paragraph per error, no files after an error."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
         assert word in result.stderr
 
 
-def test_help_loads_no_heavy_package() -> None:
+def test_help_imports_no_heavy_package() -> None:
     code = (
         "import sys, nanopinn.cli.app; sys.exit(any(m in sys.modules for m in ('torch', 'monai',"
         " 'scipy', 'matplotlib')))"
@@ -63,7 +63,7 @@ def test_help_loads_no_heavy_package() -> None:
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     refused(
         asked("maps", "--dce", tmp_path / "none.nii.gz", "--t1", "1.4", "-o", tmp_path / "out"),
         "none.nii.gz",
@@ -117,7 +117,7 @@ def test_missing_or_contradictory_timing_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_truncated_gzip_is_refused(tmp_path: Path) -> None:
+def test_truncated_gzip_is_refused(tmp_path: Path) -> None:
     path = series(
         tmp_path, {"RepetitionTime": 5.0, "RepetitionTimeExcitation": 0.005, "FlipAngle": 15}
     )
@@ -125,7 +125,7 @@ def test_a_truncated_gzip_is_refused(tmp_path: Path) -> None:
     refused(asked("validate", "--dce", path), "truncated")
 
 
-def test_a_short_volume_inside_a_valid_gzip_is_refused(tmp_path: Path) -> None:
+def test_short_volume_in_a_valid_gzip_is_refused(tmp_path: Path) -> None:
     path = series(
         tmp_path, {"RepetitionTime": 5.0, "RepetitionTimeExcitation": 0.005, "FlipAngle": 15}
     )
@@ -133,7 +133,7 @@ def test_a_short_volume_inside_a_valid_gzip_is_refused(tmp_path: Path) -> None:
     refused(asked("validate", "--dce", path), "dce.nii.gz")
 
 
-def test_an_empty_mask_is_refused(tmp_path: Path) -> None:
+def test_empty_mask_is_refused(tmp_path: Path) -> None:
     mask = tmp_path / "mask.nii.gz"
     volume = nib.load(SAMPLE / "mask.nii.gz")
     nib.save(nib.Nifti1Image(np.zeros(volume.shape, np.float32), volume.affine), mask)
@@ -176,7 +176,7 @@ def read(path: Path) -> np.ndarray:
 
 
 @pytest.mark.dce
-def test_maps_of_the_sample_lie_near_its_truth(sample_maps: Path) -> None:
+def test_ktrans_of_the_sample_is_within_10_percent_of_the_truth(sample_maps: Path) -> None:
     inside = read(SAMPLE / "mask.nii.gz") > 0.5
     found, true = read(sample_maps / "maps/Ktrans.nii.gz"), read(SAMPLE / "truth/Ktrans.nii.gz")
     assert np.nanmedian(np.abs(found / true - 1)[inside]) < 0.10  # the issue's bound
@@ -212,7 +212,7 @@ def test_z_spectra_of_the_sample_give_its_ph(tmp_path: Path) -> None:
 
 
 @pytest.mark.dce
-def test_a_maps_folder_holds_what_is_promised(sample_maps: Path) -> None:
+def test_maps_folder_holds_the_documented_files(sample_maps: Path) -> None:
     quantities = ["Ktrans", "ve", "vp", "T1", "pH"]
     volumes = [
         *quantities,
@@ -253,7 +253,7 @@ def mask() -> np.ndarray:
 
 
 @pytest.mark.dce
-def test_the_arterial_input_and_the_choices_that_were_written_give_the_same_maps_again(
+def test_written_arterial_input_and_configuration_repeat_the_maps(
     sample_maps: Path, tmp_path: Path
 ) -> None:
     again = nanopinn(
@@ -283,7 +283,7 @@ def test_the_arterial_input_and_the_choices_that_were_written_give_the_same_maps
 
 
 @pytest.mark.dce
-def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path) -> None:
+def test_unknown_choice_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
     given = ("maps", "--dce", SAMPLE / "dce.nii.gz", "--t1", "1.4", "-o", tmp_path / "out")
     refused(asked(*given, "--model", "3cxm"), "--model", "3cxm", "2cxm")
     refused(asked(*given, "--delay", "soon"), "--delay", "voxel")
@@ -308,7 +308,7 @@ def test_a_choice_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_without_drug_images_is_whole_and_can_be_checked_again(tmp_path: Path) -> None:
+def test_fit_without_drug_images_is_complete_and_can_be_checked_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     inputs = [
         "--dce",
@@ -387,7 +387,7 @@ def read_back(out: Path) -> None:
     )  # solved for now, from the file
 
 
-def test_an_interrupted_run_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupted_run_reports_it_and_leaves_no_files(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -427,7 +427,7 @@ def simulated(folder: Path, *more: str | Path) -> subprocess.CompletedProcess[st
     return nanopinn("simulate", "--schedule", folder / "plan.toml", "-q", *more)
 
 
-def test_a_simulation_writes_its_folder_once_and_its_configuration_repeats_it(
+def test_simulation_is_repeated_by_its_configuration(
     tmp_path: Path,
 ) -> None:
     out, again = tmp_path / "out", tmp_path / "again"
@@ -463,7 +463,7 @@ def test_a_simulation_writes_its_folder_once_and_its_configuration_repeats_it(
     assert np.array_equal(*nuclear, equal_nan=True)
 
 
-def test_a_simulation_without_schedule_or_a_map_is_refused(tmp_path: Path) -> None:
+def test_simulation_without_schedule_or_map_is_refused(tmp_path: Path) -> None:
     refused(asked("simulate", "--phantom", "-o", tmp_path / "o"), "--schedule")
     refused(
         simulated(tmp_path, "--ktrans", SAMPLE / "truth/Ktrans.nii.gz", "-o", tmp_path / "o"),
@@ -472,7 +472,7 @@ def test_a_simulation_without_schedule_or_a_map_is_refused(tmp_path: Path) -> No
     assert not (tmp_path / "o").exists()
 
 
-def test_arms_write_one_folder_and_say_whether_drug_reaches_far_cells(tmp_path: Path) -> None:
+def test_comparison_writes_its_folder_and_concludes(tmp_path: Path) -> None:
     out = tmp_path / "arms"
     arms = (
         "--arms",
@@ -499,7 +499,7 @@ def test_arms_write_one_folder_and_say_whether_drug_reaches_far_cells(tmp_path: 
     assert nanopinn("simulate", *PHANTOM, *arms, "-q", "-o", out).returncode == 4
 
 
-def test_arms_that_cannot_be_given_are_refused_by_name(tmp_path: Path) -> None:
+def test_invalid_arms_are_refused_by_name(tmp_path: Path) -> None:
     arms = ("simulate", *PHANTOM, "-q", "-o", tmp_path / "o", "--arms")
     refused(asked(*arms, "free,tls"), "tls", "tsl")
     refused(asked(*arms, "free", "--dose", "50000mg"), "dose", "50000")
@@ -514,7 +514,7 @@ def test_arms_that_cannot_be_given_are_refused_by_name(tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
-def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
+def test_interrupted_simulation_leaves_no_files(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(SCHEDULE.replace("0.5", "500"))
     command = [
         sys.executable,
@@ -536,7 +536,7 @@ def test_an_interrupted_simulation_leaves_nothing(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["plan.toml"]
 
 
-def test_files_in_a_row_belong_to_the_option_before_them() -> None:
+def test_multivalue_option_takes_the_values_that_follow() -> None:
     given = ["fit", "--vfa", "a", "b", "--mask", "m", "--drug", "c", "-q"]
     assert expand_multivalue_options(given) == [
         "fit",
@@ -559,13 +559,13 @@ def test_files_in_a_row_belong_to_the_option_before_them() -> None:
     ]
 
 
-def test_usage_errors_have_their_own_code() -> None:
+def test_usage_errors_exit_with_2() -> None:
     assert nanopinn("fit", "--dce").returncode == 2
     assert nanopinn("nothing").returncode == 2
     assert nanopinn("--help").returncode == 0
 
 
-def test_an_existing_result_is_not_overwritten(tmp_path: Path) -> None:
+def test_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
     result = nanopinn(

@@ -1,4 +1,4 @@
-"""What a workflow reads of how a run ended."""
+"""The verdict file of a run, which workflows read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def command(error: BaseException | None):
 
 
 @pytest.mark.parametrize(("error", "status", "code"), REPORTED_STATUSES)
-def test_every_ending_of_its_own_is_a_verdict_and_no_failure_of_the_command(
+def test_every_status_is_written_to_the_verdict_file(
     tmp_path: Path, error, status: str, code: int
 ) -> None:
     file = tmp_path / "new" / "fit.json"
@@ -53,7 +53,7 @@ def test_every_ending_of_its_own_is_a_verdict_and_no_failure_of_the_command(
         typer.Exit(130),
     ],
 )
-def test_what_is_no_ending_of_its_own_leaves_no_verdict_not_even_an_old_one(
+def test_stopped_or_unwritable_run_leaves_no_verdict_file(
     tmp_path: Path, error: BaseException
 ) -> None:
     file = tmp_path / "fit.json"
@@ -63,12 +63,12 @@ def test_what_is_no_ending_of_its_own_leaves_no_verdict_not_even_an_old_one(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_option_errors_pass(tmp_path: Path) -> None:
+def test_errors_propagate_without_a_verdict_file(tmp_path: Path) -> None:
     with pytest.raises(CheckFailedError):
         command(CheckFailedError("CHECK FAILED"))(verdict=None)
 
 
-def test_a_verdict_names_files_and_no_folder_of_this_machine(tmp_path: Path) -> None:
+def test_verdict_file_names_files_but_no_folders(tmp_path: Path) -> None:
     places = ["/home/me/scans/dce.nii.gz", "/data/of a patient/ph.nii.gz"]
     for error in (
         FileNotFoundError(2, "No such file", places[0]),
@@ -83,7 +83,7 @@ def test_a_verdict_names_files_and_no_folder_of_this_machine(tmp_path: Path) -> 
     assert "1/min, or 1/s" in (tmp_path / "fit.json").read_text()
 
 
-def test_a_verdict_that_cannot_be_written_is_said_before_anything_is_computed(
+def test_unwritable_verdict_file_is_refused_before_the_run(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "file").write_text("no folder")

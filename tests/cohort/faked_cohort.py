@@ -1,4 +1,4 @@
-"""The folders of a cohort whose fits were never run."""
+"""Folders of a cohort with results that no fit computed."""
 
 from __future__ import annotations
 

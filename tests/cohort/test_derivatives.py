@@ -1,6 +1,4 @@
-"""Results under BIDS names: valid or declared, with their check, without traces of the machine, all
-or nothing.
-"""
+"""BIDS derivatives: names, sidecars, no traces of the machine, complete or absent."""
 
 from __future__ import annotations
 
@@ -62,7 +60,7 @@ def names(dataset: Path) -> set[str]:
     }
 
 
-def test_maps_and_tables_take_their_bids_names(tmp_path: Path) -> None:
+def test_maps_and_tables_have_bids_names(tmp_path: Path) -> None:
     mark = write_derivatives(result(tmp_path), tmp_path, ID)
     assert mark == tmp_path / "sub-01/ses-1/perf/sub-01_ses-1_desc-fit_parameters.tsv"
     stems = {
@@ -90,7 +88,7 @@ def test_maps_and_tables_take_their_bids_names(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.get_fdata(), 1)
 
 
-def test_sidecars_say_what_a_map_is_whether_its_check_passed_and_nothing_of_the_machine(
+def test_sidecars_hold_unit_source_and_check_but_no_path_of_the_machine(
     tmp_path: Path,
 ) -> None:
     write_derivatives(result(tmp_path, passed=False), tmp_path, ID)
@@ -107,7 +105,7 @@ def test_sidecars_say_what_a_map_is_whether_its_check_passed_and_nothing_of_the_
     assert "/tmp" not in text
 
 
-def test_scans_are_named_as_sources_where_the_layout_tells_them(tmp_path: Path) -> None:
+def test_scans_are_named_as_sources_if_the_raw_dataset_is_known(tmp_path: Path) -> None:
     raw, dataset = tmp_path, tmp_path / "derivatives" / "nanopinn"
     scan = raw / "sub-01" / "ses-1" / "perf" / "sub-01_ses-1_dce.nii.gz"
     scan.parent.mkdir(parents=True)
@@ -145,7 +143,7 @@ def ignored(name: str, patterns: list[str]) -> bool:
     return any(p[:-1] in folders if p.endswith("/") else fnmatch.fnmatch(file, p) for p in patterns)
 
 
-def test_every_name_is_of_bids_or_declared_as_ours(tmp_path: Path) -> None:
+def test_every_name_is_defined_by_bids_or_listed_in_bidsignore(tmp_path: Path) -> None:
     write_derivatives(result(tmp_path), tmp_path, ID)
     patterns, known = (tmp_path / ".bidsignore").read_text().split(), rules()
     official = {n for n in names(tmp_path) if any(r.fullmatch(n) for r in known)}
@@ -160,7 +158,7 @@ def test_every_name_is_of_bids_or_declared_as_ours(tmp_path: Path) -> None:
     }
 
 
-def test_a_later_result_leaves_nothing_of_the_earlier(tmp_path: Path) -> None:
+def test_later_result_replaces_all_files_of_the_earlier_one(tmp_path: Path) -> None:
     write_derivatives(result(tmp_path / "a"), tmp_path / "out", ID)
     write_derivatives(result(tmp_path / "b", "sub-02"), tmp_path / "out", "sub-02")
     first = names(tmp_path / "out")
@@ -175,7 +173,7 @@ def test_a_later_result_leaves_nothing_of_the_earlier(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("at", "old_is_whole"), [(1, True), (4, False), (15, False)])
-def test_a_full_disk_leaves_no_table_that_says_all_is_there(
+def test_full_disk_leaves_no_completion_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, old_is_whole: bool
 ) -> None:
     fit, move, count = result(tmp_path / "a"), os.replace, itertools.count()
@@ -196,7 +194,7 @@ def test_a_full_disk_leaves_no_table_that_says_all_is_there(
     assert sum(n.endswith(".nii.gz") for n in names(tmp_path / "out")) == 7
 
 
-def test_what_a_killed_run_left_is_cleared_and_a_living_one_is_not_disturbed(
+def test_files_of_killed_runs_are_removed_and_running_ones_protected(
     tmp_path: Path,
 ) -> None:
     fit, session = result(tmp_path), tmp_path / "sub-01" / "ses-1"
@@ -231,20 +229,20 @@ def test_many_studies_are_written_at_once(tmp_path: Path) -> None:
 
 
 @for_each("id", ["../sub-01", "sub-01/../..", "sub-", "sub-01_ses-1;ls", "01"])
-def test_an_id_that_is_none_writes_nothing(tmp_path: Path, id: str) -> None:
+def test_invalid_study_name_writes_nothing(tmp_path: Path, id: str) -> None:
     with pytest.raises(InputError):
         write_derivatives(result(tmp_path / "in"), tmp_path / "out", id)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_is_no_result_writes_nothing(tmp_path: Path) -> None:
+def test_folder_without_a_result_writes_nothing(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     with pytest.raises(InputError, match="not a result folder"):
         write_derivatives(tmp_path / "in", tmp_path / "out", ID)
     assert not (tmp_path / "out").exists()
 
 
-def test_compared_arms_take_their_names_beside_the_fit(tmp_path: Path) -> None:
+def test_maps_of_compared_arms_are_added_to_those_of_the_fit(tmp_path: Path) -> None:
     write_derivatives(result(tmp_path), tmp_path, ID)
     arms = tmp_path / "work" / "arms"
     arms.mkdir()
@@ -300,9 +298,7 @@ def test_phantoms_are_a_dataset_whose_truth_no_fit_reads(phantoms: Path) -> None
     )
 
 
-def test_a_phantom_goes_from_its_dataset_through_a_fit_to_the_group_page(
-    phantoms: Path, tmp_path: Path
-) -> None:
+def test_phantom_dataset_is_fitted_and_summarised(phantoms: Path, tmp_path: Path) -> None:
     (study,) = find_studies(phantoms)
     work, out = tmp_path / "work" / study.relative_folder, tmp_path
     inputs = [
@@ -331,7 +327,7 @@ def test_a_phantom_goes_from_its_dataset_through_a_fit_to_the_group_page(
     assert group.studies[0].seconds > 0
 
 
-def test_a_study_without_a_result_has_no_derivatives_and_that_is_no_error(tmp_path: Path) -> None:
+def test_study_without_a_result_has_no_derivatives_and_no_error(tmp_path: Path) -> None:
     (tmp_path / "fit.json").write_text('{"status": "refused", "exit_code": 3}')
     run(
         "derivatives",

@@ -1,6 +1,4 @@
-"""A cohort's tables and page: what went wrong first, averages of what the images say, and of
-nothing else.
-"""
+"""Group statistics, tables and page of a cohort."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ BCG = np.array(
 )
 
 
-def test_random_effects_are_those_that_metafor_publishes_for_thirteen_trials() -> None:
+def test_random_effects_equal_published_values_of_metafor() -> None:
     a, b, c, d = BCG.T
     y, v = np.log(a * (c + d) / (c * (a + b))), 1 / a - 1 / (a + b) + 1 / c - 1 / (c + d)
     found = random_effects(y, v)
@@ -62,19 +60,19 @@ def test_random_effects_are_those_that_metafor_publishes_for_thirteen_trials() -
     )
 
 
-def test_nothing_is_between_subjects_where_their_errors_explain_all() -> None:
+def test_between_subject_variance_is_zero_if_errors_explain_the_scatter() -> None:
     found = random_effects(np.array([1.0, 1.01, 0.99]), np.full(3, 0.04))
     assert found.between_variance == 0
     assert found.se == pytest.approx((0.04 / 3) ** 0.5)
 
 
-def test_taking_the_prior_out_undoes_bayes() -> None:
+def test_dividing_out_the_prior_inverts_bayes() -> None:
     precision = 1 / 0.5**2 + 1 / 1.2**2
     y = (2.0 / 0.5**2 + 7.0 / 1.2**2) / precision
     assert remove_prior(y, precision**-0.5, 7.0, 1.2) == (pytest.approx(2.0), pytest.approx(0.5))
 
 
-def test_one_subject_far_off_does_not_hide_itself() -> None:
+def test_single_outlier_has_a_large_robust_z_score() -> None:
     y = np.array([0.0, 0.1, -0.1, 0.05, -0.05, 9.0])
     assert np.abs(robust_z(y, np.full(6, 1e-4))).argmax() == 5
     assert robust_z(y, np.full(6, 1e-4))[5] > 3.5
@@ -83,7 +81,7 @@ def test_one_subject_far_off_does_not_hide_itself() -> None:
     )  # its own error says that it may lie there
 
 
-def test_a_group_finds_the_truth_of_its_subjects_and_not_the_prior(tmp_path: Path) -> None:
+def test_pooled_mean_is_the_true_mean_and_not_the_prior(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     truth = 1.5 + 0.4 * rng.standard_normal(60)  # ln; the prior is at 0
     for i, value in enumerate(truth):
@@ -130,7 +128,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(handle, delimiter="\t"))
 
 
-def test_every_study_has_its_row_with_how_it_ended(tmp_path: Path) -> None:
+def test_every_study_has_a_row_with_its_status(tmp_path: Path) -> None:
     write_group(tmp_path, run_group(cohort(tmp_path)))
     table = rows(tmp_path / "group_studies.tsv")
     ended = ["passed"] * 5 + ["check failed", "refused", "unfinished", "unfinished"]
@@ -148,7 +146,7 @@ def test_every_study_has_its_row_with_how_it_ended(tmp_path: Path) -> None:
     assert (table[0]["seconds"], table[0]["torch"], table[6]["torch"]) == ("61.5", "2.13.0", "n/a")
 
 
-def test_averages_hold_informed_values_of_confirmed_fits_alone(tmp_path: Path) -> None:
+def test_averages_include_only_informed_values_of_passed_fits(tmp_path: Path) -> None:
     write_group(tmp_path, run_group(cohort(tmp_path)))
     k, p_e = rows(tmp_path / "group_summary.tsv")
     assert (k["n_passed"], k["n_informed"], p_e["n_informed"]) == ("5", "5", "0")
@@ -161,7 +159,7 @@ def test_averages_hold_informed_values_of_confirmed_fits_alone(tmp_path: Path) -
     }
 
 
-def test_a_value_that_few_studies_inform_is_told_and_not_averaged(tmp_path: Path) -> None:
+def test_parameter_that_few_studies_inform_is_not_averaged(tmp_path: Path) -> None:
     for i in range(6):
         put_fit(tmp_path, f"sub-{i}", [scalar("k", 3.0, 0.1 if i < 3 else 0.9)])
     (k,) = run_group(tmp_path).parameters
@@ -173,7 +171,7 @@ def test_a_value_that_few_studies_inform_is_told_and_not_averaged(tmp_path: Path
     )
 
 
-def test_fits_that_no_check_confirms_are_shown_and_not_averaged(tmp_path: Path) -> None:
+def test_fits_with_a_failed_check_are_shown_and_not_averaged(tmp_path: Path) -> None:
     for i in range(3):
         put_fit(tmp_path, f"sub-{i}", [scalar("k", 3.0, 0.1)], passed=False)
     group = run_group(tmp_path)
@@ -183,14 +181,14 @@ def test_fits_that_no_check_confirms_are_shown_and_not_averaged(tmp_path: Path) 
     assert "Dotted: check failed, not counted." in page
 
 
-def test_the_study_far_off_is_an_outlier_and_few_studies_are_not_judged(tmp_path: Path) -> None:
+def test_outliers_are_tested_only_with_enough_studies(tmp_path: Path) -> None:
     k, p_e = run_group(cohort(tmp_path)).parameters
     assert [m.study for m in k.outliers] == ["sub-05_ses-1"]
     assert k.outliers_tested
     assert not p_e.outliers_tested
 
 
-def test_the_page_says_what_went_wrong_first_and_escapes_what_it_is_told(tmp_path: Path) -> None:
+def test_page_begins_with_failures_and_escapes_values(tmp_path: Path) -> None:
     page = write_group(tmp_path, run_group(cohort(tmp_path))).read_text()
     headline = "5 of 9 studies passed; 1 refused; 2 unfinished; 1 check failed"
     heads = (
@@ -213,7 +211,7 @@ def test_the_page_says_what_went_wrong_first_and_escapes_what_it_is_told(tmp_pat
     assert str(tmp_path) not in page
 
 
-def test_arms_of_confirmed_fits_stand_side_by_side_and_missing_ones_are_told(
+def test_arms_of_passed_fits_are_listed_and_missing_ones_reported(
     tmp_path: Path,
 ) -> None:
     group = run_group(cohort(tmp_path))
@@ -230,7 +228,7 @@ def test_arms_of_confirmed_fits_stand_side_by_side_and_missing_ones_are_told(
     assert "the comparison of arms did not pass in 1" in cohort_headline(run_group(tmp_path))
 
 
-def test_what_says_worse_than_the_verdict_is_believed(tmp_path: Path) -> None:
+def test_worse_of_verdict_and_result_folder_counts(tmp_path: Path) -> None:
     put_verdict(tmp_path, "sub-1", "passed")
     put_fit(tmp_path, "sub-2", [scalar("k", 2.0, 0.1)], passed=False)
     put_verdict(tmp_path, "sub-2", "passed")
@@ -242,7 +240,7 @@ def test_what_says_worse_than_the_verdict_is_believed(tmp_path: Path) -> None:
 
 
 @for_each("broken", ["", "{", "[]", '{"status": 5}', '{"status": "passed"', "\x00"])
-def test_a_verdict_that_cannot_be_read_is_none(tmp_path: Path, broken: str) -> None:
+def test_unreadable_verdict_file_counts_as_missing(tmp_path: Path, broken: str) -> None:
     work = put_verdict(tmp_path, "sub-1", "passed")
     (work / "fit.json").write_text(broken)
     assert run_group(tmp_path).studies[0].status == "unfinished"
@@ -258,7 +256,7 @@ def test_a_verdict_that_cannot_be_read_is_none(tmp_path: Path, broken: str) -> N
         b"a\ta\n",
     ],
 )
-def test_arms_whose_table_cannot_be_read_are_told_and_stop_no_page(
+def test_unreadable_table_of_arms_is_reported_and_the_page_is_written(
     tmp_path: Path, broken: bytes | None
 ) -> None:
     put_fit(tmp_path, "sub-1", [scalar("k", 2.0, 0.1)])
@@ -270,7 +268,7 @@ def test_arms_whose_table_cannot_be_read_are_told_and_stop_no_page(
     assert "its table of outcomes cannot be read" in study.comparison_message
 
 
-def test_folders_that_are_no_studies_are_left_alone(tmp_path: Path) -> None:
+def test_other_folders_are_ignored(tmp_path: Path) -> None:
     put_fit(tmp_path, "sub-1", [scalar("k", 2.0, 0.1)])
     for name in ("sub-<x>", "notes", "ses-1", "sub-1/sub-2", "sub-1/run-1/ses-2"):
         (tmp_path / "work" / name / "fit").mkdir(parents=True)
@@ -279,7 +277,7 @@ def test_folders_that_are_no_studies_are_left_alone(tmp_path: Path) -> None:
         run_group(tmp_path / "none")
 
 
-def test_the_command_ends_with_six_unless_all_is_well(tmp_path: Path) -> None:
+def test_group_command_exits_with_6_unless_all_studies_passed(tmp_path: Path) -> None:
     def group(dataset: Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "nanopinn", "group", str(dataset)],
@@ -300,7 +298,7 @@ def test_the_command_ends_with_six_unless_all_is_well(tmp_path: Path) -> None:
     assert (tmp_path / "b" / "group.html").is_file()
 
 
-def test_two_hundred_studies_are_gathered_in_seconds(tmp_path: Path) -> None:
+def test_two_hundred_studies_are_summarised_in_seconds(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     for i in range(200):
         put_fit(

@@ -1,4 +1,4 @@
-"""Studies of a cohort: found by name, safe by name, and honest about what they lack."""
+"""Studies of a cohort: found by their names, safe names, and reported problems."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def files_for(study: CohortStudy, name: str) -> list[str]:
     return [Path(value).name for option, value in study.inputs if option == name]
 
 
-def test_a_session_gives_a_fit_every_file_that_it_needs(tmp_path: Path) -> None:
+def test_session_gives_a_fit_all_its_inputs(tmp_path: Path) -> None:
     study = only(put(tmp_path, [*WHOLE, "anat/T1w.nii.gz", "fmap/TB1map.nii.gz"], "01", "02"))
     assert (study.id, study.relative_folder, study.problem) == (
         "sub-01_ses-02",
@@ -73,7 +73,7 @@ def test_a_session_gives_a_fit_every_file_that_it_needs(tmp_path: Path) -> None:
     assert not any("T1w" in f.name for f in study.files)
 
 
-def test_masks_are_found_in_derivatives_but_never_among_own_results(tmp_path: Path) -> None:
+def test_masks_are_read_from_derivatives_but_not_from_own_results(tmp_path: Path) -> None:
     put(tmp_path, WHOLE)
     put(
         tmp_path / "derivatives" / "by_hand",
@@ -109,7 +109,7 @@ def test_masks_are_found_in_derivatives_but_never_among_own_results(tmp_path: Pa
         ("", ["perf/dce.nii"], "2 files for `dce`"),
     ],
 )
-def test_what_is_missing_or_there_twice_is_said_and_stops_nobody_else(
+def test_missing_or_ambiguous_input_is_reported_for_its_study_only(
     tmp_path: Path, without: str, more: list[str], words: str
 ) -> None:
     put(tmp_path, [n for n in [*WHOLE, *more] if not without or without not in n], "01")
@@ -119,7 +119,7 @@ def test_what_is_missing_or_there_twice_is_said_and_stops_nobody_else(
     assert second.problem == ""
 
 
-def test_options_given_to_all_fill_what_studies_lack(tmp_path: Path) -> None:
+def test_shared_inputs_complete_the_studies(tmp_path: Path) -> None:
     put(tmp_path, ["perf/dce.nii.gz", "perf/dce.json"])
     assert only(tmp_path, shared_inputs=["t1", "assume_ph"]).problem == ""
     put(tmp_path, ["anat/flip-1_VFA.nii.gz"])
@@ -129,7 +129,7 @@ def test_options_given_to_all_fill_what_studies_lack(tmp_path: Path) -> None:
     )
 
 
-def test_repeats_are_studies_of_their_own_only_if_every_file_says_to_which_it_belongs(
+def test_runs_are_separate_studies_only_if_every_file_names_its_run(
     tmp_path: Path,
 ) -> None:
     put(tmp_path, [n.replace("/", f"/run-{r}_") for r in (1, 2) for n in WHOLE])
@@ -144,7 +144,7 @@ def test_repeats_are_studies_of_their_own_only_if_every_file_says_to_which_it_be
     assert "do not say to which run they belong" in only(tmp_path).problem
 
 
-def test_a_file_of_another_subject_in_a_folder_is_never_used(tmp_path: Path) -> None:
+def test_file_of_another_subject_is_not_used(tmp_path: Path) -> None:
     put(tmp_path, WHOLE)
     (tmp_path / "sub-01" / "perf" / "sub-02_acq-x_drug.nii.gz").touch()
     study = only(tmp_path)
@@ -152,7 +152,7 @@ def test_a_file_of_another_subject_in_a_folder_is_never_used(tmp_path: Path) -> 
     assert not any("sub-02" in w for _, w in study.inputs)
 
 
-def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
+def test_broken_link_is_reported(tmp_path: Path) -> None:
     put(tmp_path, WHOLE)
     series = tmp_path / "sub-01" / "perf" / "sub-01_dce.nii.gz"
     series.unlink()
@@ -174,14 +174,14 @@ def test_a_link_to_nothing_is_told(tmp_path: Path) -> None:
         "sub-" + "a" * 65,
     ],
 )
-def test_a_folder_whose_label_is_unsafe_is_refused(tmp_path: Path, name: str) -> None:
+def test_folder_with_an_unsafe_label_is_refused(tmp_path: Path, name: str) -> None:
     put(tmp_path, WHOLE)
     (tmp_path / name).mkdir()
     with pytest.raises(InputError, match="label cannot be used"):
         find_studies(tmp_path)
 
 
-def test_nothing_found_says_what_was_expected(tmp_path: Path) -> None:
+def test_empty_dataset_is_refused_with_the_expected_layout(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no folder sub-.*_dce\.nii\.gz"):
         find_studies(tmp_path)
     put(tmp_path, ["anat/T1w.nii.gz"])
@@ -191,7 +191,7 @@ def test_nothing_found_says_what_was_expected(tmp_path: Path) -> None:
         find_studies(tmp_path / "none")
 
 
-def test_subjects_can_be_chosen(tmp_path: Path) -> None:
+def test_subjects_can_be_selected(tmp_path: Path) -> None:
     for sub, ses in (("01", "1"), ("01", "2"), ("011", "1")):
         put(tmp_path, WHOLE, sub, ses)
     assert [s.id for s in find_studies(tmp_path, only=["01"])] == ["sub-01_ses-1", "sub-01_ses-2"]
@@ -205,7 +205,7 @@ def test_subjects_can_be_chosen(tmp_path: Path) -> None:
         find_studies(tmp_path, only=["../etc"])
 
 
-def test_names_that_differ_by_capitals_alone_are_refused(tmp_path: Path) -> None:
+def test_names_that_differ_only_in_case_are_refused(tmp_path: Path) -> None:
     put(put(tmp_path, WHOLE, "a"), WHOLE, "A")
     with pytest.raises(InputError, match="two studies have the same name"):
         find_studies(tmp_path)
@@ -218,7 +218,7 @@ def table(folder: Path, *rows: str, name: str = "studies.tsv") -> Path:
     return folder / name
 
 
-def test_a_table_names_files_beside_it_and_carries_other_columns(tmp_path: Path) -> None:
+def test_table_gives_relative_files_and_further_columns(tmp_path: Path) -> None:
     heads = "participant_id\tsession_id\tdce\tvfa\tcest\tassume_ph\taif\tgroup"
     rows = [
         "sub-01\tses-1\ta.nii.gz\tfa 1.nii.gz; fa2.nii.gz\tph.nii.gz\tn/a\tparker\tcontrol",
@@ -244,7 +244,7 @@ def test_a_table_names_files_beside_it_and_carries_other_columns(tmp_path: Path)
     assert second.problem == "no such file: b.nii.gz"
 
 
-def test_commas_and_semicolons_work_in_a_csv(tmp_path: Path) -> None:
+def test_csv_cell_may_list_files_with_semicolons(tmp_path: Path) -> None:
     study = only(
         table(
             tmp_path,
@@ -279,7 +279,7 @@ def test_commas_and_semicolons_work_in_a_csv(tmp_path: Path) -> None:
         ".",
     ],
 )
-def test_an_unsafe_id_in_a_table_is_refused(tmp_path: Path, id: str) -> None:
+def test_unsafe_label_in_a_table_is_refused(tmp_path: Path, id: str) -> None:
     with pytest.raises(InputError):
         find_studies(table(tmp_path, "participant_id\tdce\tt1", f"{id}\ta.nii.gz\t1.4"))
 
@@ -301,9 +301,7 @@ def test_an_unsafe_id_in_a_table_is_refused(tmp_path: Path, id: str) -> None:
         ),
     ],
 )
-def test_a_table_that_cannot_be_trusted_is_refused(
-    tmp_path: Path, heads: str, row: str, words: str
-) -> None:
+def test_invalid_table_is_refused(tmp_path: Path, heads: str, row: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         find_studies(table(tmp_path, heads, row, name="s.csv"))
 
@@ -312,7 +310,7 @@ def test_a_table_that_cannot_be_trusted_is_refused(
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(text=st.text() | st.text(alphabet="sub-ses_run.01/\\\t,;~$\"'\x00\n ", max_size=40))
-def test_no_id_leads_out_of_the_folder_of_results(tmp_path: Path, text: str) -> None:
+def test_no_label_leaves_the_output_folder(tmp_path: Path, text: str) -> None:
     (tmp_path / "s.csv").write_text("participant_id,session_id,dce,t1\n", encoding="utf-8")
     with (tmp_path / "s.csv").open("a", encoding="utf-8", errors="replace", newline="") as handle:
         csv.writer(handle).writerow([text, text, text, text])
@@ -331,32 +329,32 @@ def test_no_id_leads_out_of_the_folder_of_results(tmp_path: Path, text: str) -> 
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(content=st.binary() | st.text(alphabet='participant_id,dce\n\t"01./;').map(str.encode))
-def test_only_an_input_error_comes_of_a_broken_table(tmp_path: Path, content: bytes) -> None:
+def test_broken_table_raises_only_input_errors(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "s.tsv").write_bytes(b"participant_id\tdce\tt1\n" + content)
     with contextlib.suppress(InputError):
         find_studies(tmp_path / "s.tsv")
 
 
 @for_each("cell", ["/", ".", "~", "x" * 5000, "a" * 300 + "/b.nii.gz"])
-def test_odd_paths_in_a_table_do_no_harm(tmp_path: Path, cell: str) -> None:
+def test_unusual_paths_in_a_table_do_no_harm(tmp_path: Path, cell: str) -> None:
     study = only(table(tmp_path, "participant_id\tdce\tt1\tassume_ph", f"1\t{cell}\t1.4\t7"))
     assert len(study.files) < 1000
 
 
-def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_binary_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s.tsv").write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(InputError, match="not readable as text"):
         find_studies(tmp_path / "s.tsv")
 
 
-def test_participants_columns_reach_every_session(tmp_path: Path) -> None:
+def test_participant_columns_are_given_to_every_session(tmp_path: Path) -> None:
     put(put(tmp_path, WHOLE, "01", "1"), WHOLE, "02", "1")
     (tmp_path / "participants.tsv").write_text("participant_id\tgroup\nsub-01\tcontrol\n")
     assert [s.participant_columns for s in find_studies(tmp_path)] == [(("group", "control"),), ()]
 
 
 @pytest.mark.parametrize("id", ["sub-01_ses-1", "sub-01", "sub-a_run-2", "sub-a_ses-b_run-03"])
-def test_an_id_and_its_parts_are_one(id: str) -> None:
+def test_study_name_equals_its_parts(id: str) -> None:
     assert parse_study_id(id).id == id
     assert parse_study_id(id).relative_folder == Path(*id.split("_"))
 
@@ -375,12 +373,12 @@ def test_an_id_and_its_parts_are_one(id: str) -> None:
         "sub-",
     ],
 )
-def test_an_id_of_another_form_is_refused(id: str) -> None:
+def test_malformed_study_name_is_refused(id: str) -> None:
     with pytest.raises(InputError):
         parse_study_id(id)
 
 
-def test_two_hundred_subjects_are_found_at_once_and_without_heavy_packages(tmp_path: Path) -> None:
+def test_two_hundred_subjects_are_found_quickly_without_heavy_imports(tmp_path: Path) -> None:
     for i in range(200):
         put(tmp_path, WHOLE, f"{i:03d}", "1")
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A real napari window, a tiny study, and what was said to the user."""
+"""A napari window, a small study, and the notifications of a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From files to a saved result and back, in a real window."""
+"""From files to a saved result and back, in a napari window."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def fit(panel: Any) -> None:
     panel.fit.button.click()
 
 
-def test_maps_come_on_screen_and_a_click_shows_the_voxel(
+def test_maps_are_shown_and_a_click_shows_the_voxel(
     viewer: napari.Viewer, panel: Any, study: Path
 ) -> None:
     open_study(viewer, study)
@@ -80,7 +80,7 @@ def test_maps_come_on_screen_and_a_click_shows_the_voxel(
     assert 5 < max(panel.voxel.artery.lines[0].y) < 15
 
 
-def test_a_fit_runs_to_its_end_is_saved_as_the_command_line_does_and_reopens(
+def test_fit_is_saved_like_the_command_line_does_and_reopened(
     viewer: napari.Viewer, panel: Any, study: Path, tmp_path: Path, said: list[Any]
 ) -> None:
     open_study(viewer, study)
@@ -145,7 +145,7 @@ def test_a_fit_runs_to_its_end_is_saved_as_the_command_line_does_and_reopens(
     assert not panel.copy.isEnabled()
 
 
-def test_cancel_ends_the_work_at_once_and_leaves_the_viewer_as_it_was(
+def test_cancel_stops_at_once_and_leaves_the_viewer_unchanged(
     viewer: napari.Viewer, panel: Any, study: Path
 ) -> None:
     open_study(viewer, study)
@@ -167,9 +167,7 @@ def test_cancel_ends_the_work_at_once_and_leaves_the_viewer_as_it_was(
     assert layer(viewer, "Ktrans").visible
 
 
-def test_a_layer_is_saved_with_the_affine_that_it_came_with(
-    viewer: napari.Viewer, study: Path, tmp_path: Path
-) -> None:
+def test_layer_is_saved_with_its_affine(viewer: napari.Viewer, study: Path, tmp_path: Path) -> None:
     open_study(viewer, study, "ph")
     viewer.layers[0].save(str(tmp_path / "again.nii.gz"), plugin="nanopinn")
     old, new = nib.load(study / "ph.nii.gz"), nib.load(tmp_path / "again.nii.gz")
@@ -177,7 +175,7 @@ def test_a_layer_is_saved_with_the_affine_that_it_came_with(
     np.testing.assert_allclose(new.get_fdata(), old.get_fdata(), rtol=1e-6)
 
 
-def test_a_mask_drawn_in_napari_reaches_the_work_on_the_right_voxels(
+def test_mask_drawn_in_napari_marks_the_same_voxels_in_its_file(
     viewer: napari.Viewer, panel: Any, study: Path
 ) -> None:
     open_study(viewer, study, "dce")
@@ -191,7 +189,7 @@ def test_a_mask_drawn_in_napari_reaches_the_work_on_the_right_voxels(
     np.testing.assert_allclose(image.affine, nib.load(study / "dce.nii.gz").affine, atol=1e-6)
 
 
-def test_nothing_is_seen_where_a_map_is_nan(viewer: napari.Viewer) -> None:
+def test_map_is_transparent_where_it_is_nan(viewer: napari.Viewer) -> None:
     values = np.full((8, 8, 3), np.nan)
     values[4:] = 1.0
     viewer.add_image(np.full((3, 8, 8), 0.5), colormap="green", contrast_limits=(0, 0.5))

@@ -1,4 +1,4 @@
-"""The plugin starts fast, is found by napari, and its sample opens without a network."""
+"""Start of the plugin: import time, manifest, and the sample study without a network."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ import napari, numpy, qtpy.QtWidgets
 napari.Viewer
 began = time.process_time()
 import nanopinn.napari_plugin.panel, nanopinn.napari_plugin.reader, nanopinn.napari_plugin.sources
-print(time.process_time() - began, [m for m in ("torch", "monai", "matplotlib", "scipy.optimize") if m in sys.modules])
+heavy = ("torch", "monai", "matplotlib", "scipy.optimize")
+print(time.process_time() - began, [m for m in heavy if m in sys.modules])
 """
 
 
-def test_the_plugin_is_imported_within_0_3_s_and_without_torch() -> None:
+def test_plugin_is_imported_within_0_3_s_and_without_torch() -> None:
     seconds, heavy = subprocess.run(
         [sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True
     ).stdout.split(" ", 1)
@@ -34,14 +35,14 @@ def test_the_plugin_is_imported_within_0_3_s_and_without_torch() -> None:
     assert "monai" not in heavy
 
 
-def test_the_manifest_is_valid_and_every_command_can_be_imported() -> None:
+def test_manifest_is_valid_and_every_command_can_be_imported() -> None:
     manifest = npe2.PluginManifest.from_distribution("nanopinn")
     manifest.validate_imports()
     assert {w.display_name for w in manifest.contributions.widgets} == {"nanopinn"}
     assert manifest.contributions.sample_data[0].display_name == "Tumour study (synthetic)"
 
 
-def test_a_folder_dropped_on_the_viewer_finds_the_reader_and_other_files_do_not(
+def test_reader_accepts_result_folders_and_no_other_files(
     tmp_path: Path,
 ) -> None:
     from nanopinn.napari_plugin.reader import get_reader
@@ -52,7 +53,7 @@ def test_a_folder_dropped_on_the_viewer_finds_the_reader_and_other_files_do_not(
     assert get_reader(str(tmp_path.parent)) is None
 
 
-def test_the_sample_fills_every_field(viewer: napari.Viewer, panel: Any) -> None:
+def test_sample_fills_every_field(viewer: napari.Viewer, panel: Any) -> None:
     viewer.open_sample("nanopinn", "tumour")
     assert not panel.study.problems
     assert panel.study.dce.source().name == "dce"
@@ -66,7 +67,7 @@ def test_the_sample_fills_every_field(viewer: napari.Viewer, panel: Any) -> None
     assert tuple(series.scale) == pytest.approx((10.0, 0.5, 0.5, 0.5))
 
 
-def test_an_install_without_the_repository_makes_its_own_sample_once(
+def test_installation_without_checkout_simulates_its_sample_once(
     viewer: napari.Viewer, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(

@@ -1,6 +1,4 @@
-"""Arms side by side on one slider, the curves of a clicked voxel, and the way back from a saved
-folder.
-"""
+"""Treatment arms in napari: layers, penetration curves of a clicked voxel, saved results."""
 
 from __future__ import annotations
 
@@ -28,14 +26,14 @@ def fitted(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_fit(tmp_path_factory.mktemp("fit") / "result", found)
 
 
-def test_arms_without_a_fit_say_what_to_do(
+def test_arms_without_a_fit_are_refused_with_a_remedy(
     viewer: napari.Viewer, panel: Any, said: list[Any]
 ) -> None:
     panel.therapy.button.click()
     assert "needs the tumour of a fit" in words(said)
 
 
-def test_a_dose_that_is_none_is_told_in_words(
+def test_invalid_dose_is_reported(
     viewer: napari.Viewer, panel: Any, fitted: Path, said: list[Any]
 ) -> None:
     viewer.open(str(fitted), plugin="nanopinn")
@@ -46,7 +44,7 @@ def test_a_dose_that_is_none_is_told_in_words(
     assert "Traceback" not in words(said)
 
 
-def test_arms_are_compared_side_by_side_and_a_voxel_shows_how_far_drug_gets(
+def test_arms_are_shown_together_and_a_click_shows_penetration(
     viewer: napari.Viewer, panel: Any, fitted: Path, tmp_path: Path
 ) -> None:
     viewer.open(str(fitted), plugin="nanopinn")

@@ -1,6 +1,4 @@
-"""Whatever is wrong is told in words, never as a traceback, and nothing is lost (the fixture
-``said`` sees to the traceback).
-"""
+"""Wrong inputs in napari are reported as messages; the fixture ``said`` refuses tracebacks."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from conftest import finished, open_study, until, words
 from nanopinn.napari_plugin.sources import Source
 
 
-def test_an_empty_viewer_says_what_is_needed(
+def test_empty_viewer_says_what_is_required(
     viewer: napari.Viewer, panel: Any, said: list[Any]
 ) -> None:
     assert "Required: a series" in panel.study.messages["dce"].text()
@@ -30,7 +28,7 @@ def test_an_empty_viewer_says_what_is_needed(
     assert panel.worker.running is None
 
 
-def test_a_volume_given_as_series_is_refused_beside_its_field(
+def test_volume_as_series_is_refused_below_its_field(
     viewer: napari.Viewer, panel: Any, said: list[Any]
 ) -> None:
     viewer.add_image(np.ones((4, 5, 6)), name="one volume")
@@ -43,13 +41,13 @@ def test_a_volume_given_as_series_is_refused_beside_its_field(
     assert "volume has 3 axes; a series has four axes" in words(said)
 
 
-def test_a_labels_layer_is_no_signal(viewer: napari.Viewer, panel: Any) -> None:
+def test_labels_layer_is_refused_as_series(viewer: napari.Viewer, panel: Any) -> None:
     viewer.add_labels(np.ones((7, 4, 5, 6), dtype=int), name="drawing")
     panel.study.dce.choose(Source(viewer.layers[0]))
     assert "drawing is a labels layer, which holds no signal" in panel.study.messages["dce"].text()
 
 
-def test_a_series_without_timing_says_what_to_type_and_goes_on_once_it_is_typed(
+def test_series_without_timing_is_accepted_once_values_are_entered(
     viewer: napari.Viewer, panel: Any
 ) -> None:
     viewer.add_image(np.random.default_rng(0).random((8, 4, 5, 6)), name="bare")
@@ -66,7 +64,7 @@ def test_a_series_without_timing_says_what_to_type_and_goes_on_once_it_is_typed(
     )
 
 
-def test_an_empty_mask_is_told_before_anything_runs(
+def test_empty_mask_is_reported_before_the_run(
     viewer: napari.Viewer, panel: Any, study: Path
 ) -> None:
     open_study(viewer, study, "dce")
@@ -75,7 +73,7 @@ def test_an_empty_mask_is_told_before_anything_runs(
     assert "nothing drawn is empty" in panel.study.messages["mask"].text()
 
 
-def test_a_mask_outside_the_scan_is_told_in_words(
+def test_mask_outside_the_scan_is_reported(
     viewer: napari.Viewer, panel: Any, study: Path, said: list[Any]
 ) -> None:
     open_study(viewer, study, "dce", "vfa_fa02", "vfa_fa10", "vfa_fa20")
@@ -89,7 +87,7 @@ def test_a_mask_outside_the_scan_is_told_in_words(
     assert len(viewer.layers) == before
 
 
-def test_a_fit_without_ph_names_the_field(
+def test_fit_without_ph_names_the_field(
     viewer: napari.Viewer, panel: Any, study: Path, said: list[Any]
 ) -> None:
     open_study(viewer, study, "dce", "mask", "vfa_fa02", "vfa_fa10", "vfa_fa20")
@@ -99,7 +97,7 @@ def test_a_fit_without_ph_names_the_field(
     assert "--cest" not in words(said)
 
 
-def test_a_killed_worker_is_told_and_the_next_run_works(
+def test_killed_worker_is_reported_and_the_next_run_works(
     viewer: napari.Viewer, panel: Any, study: Path, said: list[Any]
 ) -> None:
     open_study(viewer, study)
@@ -115,7 +113,7 @@ def test_a_killed_worker_is_told_and_the_next_run_works(
     assert panel.result is not None
 
 
-def test_a_full_disk_is_told_and_the_result_stays(
+def test_full_disk_is_reported_and_the_result_stays(
     viewer: napari.Viewer,
     panel: Any,
     study: Path,
@@ -141,18 +139,14 @@ def test_a_full_disk_is_told_and_the_result_stays(
     assert "Choose another folder" in words(said)
 
 
-def test_a_broken_file_is_told_in_words(
-    viewer: napari.Viewer, said: list[Any], tmp_path: Path
-) -> None:
+def test_broken_file_is_reported(viewer: napari.Viewer, said: list[Any], tmp_path: Path) -> None:
     (tmp_path / "broken.nii.gz").write_bytes(b"\x1f\x8bnothing")
     viewer.open(str(tmp_path / "broken.nii.gz"), plugin="nanopinn")
     assert "broken.nii.gz" in words(said)
     assert len(viewer.layers) == 0
 
 
-def test_a_layer_that_is_closed_during_a_run_harms_nothing(
-    viewer: napari.Viewer, panel: Any, study: Path
-) -> None:
+def test_layer_may_be_closed_during_a_run(viewer: napari.Viewer, panel: Any, study: Path) -> None:
     open_study(viewer, study, "dce", "mask", "vfa_fa02", "vfa_fa10", "vfa_fa20")
     panel.maps.button.click()
     viewer.layers.clear()

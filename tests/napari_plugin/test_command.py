@@ -1,4 +1,4 @@
-"""The line that "copy command" gives makes the command line ask for just what the window asked for."""
+"""The copied command gives the same inputs as the panel; ticks of charts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from nanopinn.napari_plugin.command_line import format_command_line
         },
     ],
 )
-def test_a_copied_command_gives_the_inputs_back(inputs: dict[str, Any]) -> None:
+def test_copied_command_gives_the_same_inputs(inputs: dict[str, Any]) -> None:
     got: list[ImagingInputs] = []
     app = typer.Typer()
 
@@ -63,7 +63,7 @@ def test_a_copied_command_gives_the_inputs_back(inputs: dict[str, Any]) -> None:
     assert [str(f) for f in got[0].files()] == [str(f) for f in wanted.files()]
 
 
-def test_ticks_are_round_and_inside() -> None:
+def test_ticks_are_round_numbers_inside_the_range() -> None:
     assert nice_ticks(0.0, 1.0) == pytest.approx([0, 0.5, 1.0]) or nice_ticks(
         0.0, 1.0
     ) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])

@@ -1,4 +1,4 @@
-"""The plugin's files: what is shown is what lies on disk, where it lies in the scanner."""
+"""Layers, orientation and coordinates of the plugin equal those of the files."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def world(layer: dict[str, object], index: tuple[int, ...]) -> np.ndarray:
     return np.asarray(layer["translate"]) + np.asarray(layer["scale"]) * np.asarray(index)
 
 
-def test_distances_in_napari_are_those_in_the_scanner() -> None:
+def test_distances_in_napari_equal_those_in_the_scanner() -> None:
     place = layer_transform(OBLIQUE)
     a, b = (1, 2, 3), (4, 0, 1)
     there = np.linalg.norm(OBLIQUE[:3, :3] @ (np.subtract(a, b)))
     assert np.linalg.norm(world(place, a[::-1]) - world(place, b[::-1])) == pytest.approx(there)
 
 
-def test_parallel_scans_lie_on_one_another() -> None:
+def test_parallel_scans_overlay_correctly() -> None:
     coarse = OBLIQUE.copy()
     coarse[:3, :3] *= 1.5
     coarse[:3, 3] += OBLIQUE[:3, :3] @ (2, 1, 0)  # its first voxel is the other's (2, 1, 0)
@@ -53,7 +53,7 @@ def test_parallel_scans_lie_on_one_another() -> None:
     np.testing.assert_allclose(affine_to_reference_world(coarse, OBLIQUE), np.eye(4), atol=1e-12)
 
 
-def test_a_scan_at_an_angle_is_brought_into_the_world_of_the_series() -> None:
+def test_oblique_scan_is_transformed_to_the_world_of_the_series() -> None:
     straight = np.diag([1.0, 1.0, 1.0, 1.0])
     point = OBLIQUE @ (3, 2, 1, 1)
     index = np.linalg.inv(straight) @ point
@@ -63,7 +63,7 @@ def test_a_scan_at_an_angle_is_brought_into_the_world_of_the_series() -> None:
     np.testing.assert_allclose(here[:3], world(layer_transform(OBLIQUE), (1, 2, 3)), atol=1e-9)
 
 
-def test_a_layer_drawn_in_that_world_gets_the_scanner_s_affine_back() -> None:
+def test_drawn_layer_has_the_affine_of_the_scanner() -> None:
     place = layer_transform(OBLIQUE)
     inside = np.eye(4)
     inside[:3, :3], inside[:3, 3] = np.diag(place["scale"]), place["translate"]
@@ -71,7 +71,7 @@ def test_a_layer_drawn_in_that_world_gets_the_scanner_s_affine_back() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 3), (6, 4, 5, 3)])
-def test_axes_go_there_and_back(shape: tuple[int, ...]) -> None:
+def test_reordering_of_axes_is_inverted(shape: tuple[int, ...]) -> None:
     values = np.arange(np.prod(shape)).reshape(shape)
     assert to_napari_axes(values).shape[-3:] == shape[-3:][::-1]
     np.testing.assert_array_equal(from_napari_axes(to_napari_axes(values)), values)
@@ -80,9 +80,7 @@ def test_axes_go_there_and_back(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 5, 3), (6, 4, 5, 3)])
-def test_a_file_that_is_read_and_saved_is_the_same_file(
-    tmp_path: Path, shape: tuple[int, ...]
-) -> None:
+def test_file_read_and_saved_is_unchanged(tmp_path: Path, shape: tuple[int, ...]) -> None:
     values = np.random.default_rng(0).random(shape).astype(np.float32)
     series = {
         "VolumeTiming": [0.0, 5, 10, 15, 20, 25],
@@ -100,7 +98,7 @@ def test_a_file_that_is_read_and_saved_is_the_same_file(
     assert json.loads((tmp_path / "b.json").read_text()) == side
 
 
-def test_a_layer_of_other_origin_is_saved_where_napari_shows_it() -> None:
+def test_foreign_layer_is_saved_at_its_position_in_napari() -> None:
     attributes = {
         "scale": (2.0, 0.5, 0.4),
         "translate": (1.0, 2.0, 3.0),
@@ -110,7 +108,7 @@ def test_a_layer_of_other_origin_is_saved_where_napari_shows_it() -> None:
     np.testing.assert_allclose(affine_from_attributes(attributes) @ (1, 0, 0, 1), (3.4, 2, 1, 1))
 
 
-def test_a_series_keeps_its_seconds_and_an_uneven_one_counts_frames(tmp_path: Path) -> None:
+def test_even_series_is_in_seconds_and_uneven_frames_are_numbered(tmp_path: Path) -> None:
     for name, times, spacing, unit in (
         ("even", [0, 5, 10], 5.0, "s"),
         ("uneven", [0, 5, 20], 1.0, "pixel"),
@@ -134,7 +132,7 @@ def test_a_series_keeps_its_seconds_and_an_uneven_one_counts_frames(tmp_path: Pa
         ("a", (4, 4, 3), {}, None),
     ],
 )
-def test_a_file_says_which_part_it_plays(
+def test_role_of_a_file_is_inferred(
     name: str, shape: tuple[int, ...], side: dict[str, object], role: str | None
 ) -> None:
     assert infer_role(name, shape, side) == role

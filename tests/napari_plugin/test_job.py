@@ -1,4 +1,4 @@
-"""The process that works for the window: one request, one answer, words for whatever goes wrong."""
+"""The worker process: one request, one reply, and a message for every error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from nanopinn.napari_plugin import job
 
 
-def test_what_goes_wrong_is_said_in_words(tmp_path: Path) -> None:
+def test_errors_are_reported_as_messages(tmp_path: Path) -> None:
     said: list[dict[str, Any]] = []
     job.handle_request(
         {"kind": "maps", "inputs": {"dce": str(tmp_path / "none.nii")}, "out": str(tmp_path / "o")},
@@ -35,7 +35,7 @@ def test_what_goes_wrong_is_said_in_words(tmp_path: Path) -> None:
         (OSError(28, "No space left on device"), "No space left on device"),
     ],
 )
-def test_a_machine_that_is_too_small_is_named(
+def test_lack_of_memory_or_disk_is_reported(
     error: Exception, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[dict[str, Any]] = []
@@ -48,12 +48,10 @@ def test_a_machine_that_is_too_small_is_named(
     assert words in said[-1]["failed"]
 
 
-def test_what_libraries_print_does_not_reach_the_answers_and_a_parent_that_is_gone_ends_it() -> (
-    None
-):
+def test_printed_text_is_no_reply_and_a_closed_input_ends_the_worker() -> None:
     code = (
-        "import nanopinn.napari_plugin.job as j; j.REQUEST_HANDLERS['maps'] = lambda r, p: print('noise') or"
-        " {'ok': True}; j.main()"
+        "import nanopinn.napari_plugin.job as j\n"
+        "j.REQUEST_HANDLERS['maps'] = lambda r, p: print('noise') or {'ok': True}\nj.main()"
     )
     run = partial(
         subprocess.run,
@@ -72,7 +70,7 @@ def test_what_libraries_print_does_not_reach_the_answers_and_a_parent_that_is_go
     assert run(input="").stdout.splitlines() == ['{"ready": true}']
 
 
-def test_progress_is_plain_numbers() -> None:
+def test_progress_is_sent_as_plain_numbers() -> None:
     said: list[dict[str, Any]] = []
     job._progress(said.append)("stage", 0.5, {"chi2/N": np.float64(1.5)})
     assert json.dumps(said) == '[{"stage": "stage", "fraction": 0.5, "numbers": {"chi2/N": 1.5}}]'

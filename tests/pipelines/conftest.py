@@ -1,6 +1,4 @@
-"""Cohorts whose jobs are a stand-in of a few lines of shell, so that what is tested is the workflow
-and its driver alone.
-"""
+"""Cohorts whose jobs are replaced by a short shell script, to test the workflow alone."""
 
 from __future__ import annotations
 

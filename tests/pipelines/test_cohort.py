@@ -1,6 +1,4 @@
-"""Three real subjects through `nanopinn cohort`; what is said before anything runs; where the
-workflows lie.
-"""
+"""The command ``nanopinn cohort``: a small real cohort, refusals before a run, packaging."""
 
 from __future__ import annotations
 
@@ -50,7 +48,7 @@ def cohort(*words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_spoiled_subject_stops_no_other_and_a_second_run_does_nothing(tmp_path: Path) -> None:
+def test_broken_subject_stops_no_other_and_a_second_run_does_nothing(tmp_path: Path) -> None:
     bids, out = make_phantom_dataset(tmp_path / "bids", 3, SMALL), tmp_path / "out"
     for image in bids.glob("sub-*/perf/*_drug.*"):
         image.unlink()
@@ -108,7 +106,7 @@ def _cpu_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def test_a_dataset_without_a_usable_study_ends_with_3(tmp_path: Path) -> None:
+def test_dataset_without_a_usable_study_exits_with_3(tmp_path: Path) -> None:
     three = Cohort(tmp_path, 2)
     for image in three.bids.rglob("*_pHmap.*"):
         image.unlink()
@@ -117,14 +115,14 @@ def test_a_dataset_without_a_usable_study_ends_with_3(tmp_path: Path) -> None:
     assert "no pH map" in said
 
 
-def test_results_never_go_into_the_dataset_itself(tmp_path: Path) -> None:
+def test_results_are_not_written_into_the_dataset(tmp_path: Path) -> None:
     bids = dataset(tmp_path / "bids", 1)
     assert cohort(bids, bids / "results").returncode == 4
     assert not (bids / "results").exists()
     assert cohort(bids, bids / "derivatives" / "nanopinn", "--dry-run").returncode == 0
 
 
-def test_snakemakes_own_trouble_is_told_in_its_words(tmp_path: Path) -> None:
+def test_error_of_snakemake_is_reported(tmp_path: Path) -> None:
     bids = dataset(tmp_path / "bids", 1)
     ended = cohort(bids, tmp_path / "out", "--snakemake", "--no-such-option")
     assert ended.returncode == 1
@@ -154,7 +152,7 @@ def test_snakemakes_own_trouble_is_told_in_its_words(tmp_path: Path) -> None:
         (["phantoms", "{out}", "--fit", "--engine 'fv"], "No closing quotation"),
     ],
 )
-def test_options_that_jobs_would_refuse_are_refused_before_any_starts(
+def test_invalid_options_of_jobs_are_refused_before_the_first_job(
     tmp_path: Path, words: list[str], said: str
 ) -> None:
     bids = dataset(tmp_path / "bids", 1)
@@ -167,18 +165,18 @@ def test_options_that_jobs_would_refuse_are_refused_before_any_starts(
     assert not (tmp_path / "out").exists()
 
 
-def test_several_files_after_one_option_are_no_refusal(tmp_path: Path) -> None:
+def test_multivalue_options_of_jobs_are_accepted(tmp_path: Path) -> None:
     bids = dataset(tmp_path / "bids", 1)
     ended = cohort(bids, tmp_path / "out", "--fit", "--profile q PS_l --engine fv", "--dry-run")
     assert ended.returncode == 0, ended.stderr
 
 
-def test_a_profile_that_is_none_is_refused_by_name() -> None:
+def test_unknown_profile_is_refused_by_name() -> None:
     with pytest.raises(InputError, match="nowhere"):
         profile_folder("nowhere")
 
 
-def test_without_snakemake_one_sentence_says_what_to_install(
+def test_missing_snakemake_is_reported_with_its_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nanopinn.cohort.snakemake.find_spec", lambda name: None)
@@ -186,7 +184,7 @@ def test_without_snakemake_one_sentence_says_what_to_install(
         Workflow("cohort", tmp_path)
 
 
-def test_the_verdicts_decide_the_exit_code(tmp_path: Path) -> None:
+def test_verdict_files_determine_the_exit_code(tmp_path: Path) -> None:
     studies = [CohortStudy(s, Path(s)) for s in ("sub-1", "sub-2")]
 
     def judged(*status: str) -> int:
@@ -203,7 +201,7 @@ def test_the_verdicts_decide_the_exit_code(tmp_path: Path) -> None:
     assert judged("refused", "internal error") == 3
 
 
-def test_a_job_that_failed_after_the_fits_is_told_beside_refusals(
+def test_failed_job_after_the_fits_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ends = [
@@ -218,7 +216,7 @@ def test_a_job_that_failed_after_the_fits_is_told_beside_refusals(
     assert "A job that follows the fits failed" not in capsys.readouterr().out
 
 
-def test_where_no_phantom_was_fitted_the_log_is_named(
+def test_log_is_named_if_no_phantom_was_fitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failed(self: Workflow, log: Path, watch: object) -> int:
@@ -231,7 +229,7 @@ def test_where_no_phantom_was_fitted_the_log_is_named(
         phantoms(tmp_path)
 
 
-def test_a_plan_is_read_from_a_dry_run() -> None:
+def test_jobs_are_parsed_from_a_dry_run() -> None:
     said = """
 [Sat Nov 21 2026]
 rule fit:
@@ -252,7 +250,7 @@ localrule all:
     assert describe_jobs((), "sub-1/ses-2") == "nothing to do"
 
 
-def test_the_workflows_are_in_the_wheel(tmp_path: Path) -> None:
+def test_workflows_are_in_the_wheel(tmp_path: Path) -> None:
     build = "-m pip wheel -q --no-deps --no-build-isolation --no-cache-dir -w".split()
     subprocess.run(
         [sys.executable, *build, str(tmp_path), str(_copy(tmp_path))], check=True, timeout=120

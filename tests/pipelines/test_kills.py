@@ -1,6 +1,4 @@
-"""A job or the driver is killed: what is finished stays, the same command does the rest, and
-nothing twice.
-"""
+"""Killed jobs and killed runs: finished studies are kept, and only the others are repeated."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from .conftest import Cohort, until
 EACH = ("sub-001", "sub-002", "sub-003")
 
 
-def test_a_job_that_is_killed_costs_the_others_nothing_and_is_alone_done_again(
+def test_killed_job_is_repeated_alone(
     three: Cohort,
 ) -> None:
     three.hold("sub-002")
@@ -35,7 +33,7 @@ def test_a_job_that_is_killed_costs_the_others_nothing_and_is_alone_done_again(
     assert [len(three.calls(s)) for s in EACH] == [1, 2, 1]
 
 
-def test_after_a_killed_driver_only_what_is_missing_is_done_and_none_of_its_jobs_goes_on(
+def test_run_after_a_killed_run_stops_its_jobs_and_repeats_only_those(
     three: Cohort,
 ) -> None:
     three.hold("sub-002", "sub-003")
@@ -62,7 +60,7 @@ def test_after_a_killed_driver_only_what_is_missing_is_done_and_none_of_its_jobs
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_second_driver_is_refused_and_a_polite_stop_of_the_first_stops_every_job(
+def test_second_run_is_refused_and_a_signal_stops_every_job(
     three: Cohort, stop: signal.Signals
 ) -> None:
     three.hold(*EACH)
@@ -82,7 +80,7 @@ def test_a_second_driver_is_refused_and_a_polite_stop_of_the_first_stops_every_j
     assert find_orphan_processes(three.out) == []
 
 
-def test_nothing_is_done_twice_and_a_changed_file_costs_its_own_study_alone(three: Cohort) -> None:
+def test_only_studies_with_changed_files_are_repeated(three: Cohort) -> None:
     scans = {f: f.stat().st_mtime_ns for f in three.bids.rglob("*")}
     code, said = three.run("--arms", "free,pld")
     assert code == 0, said

@@ -1,6 +1,4 @@
-"""The cohort on a real SLURM of one node on this machine: ``pytest -m slurm``, as root, with
-slurm-wlm and munge installed.
-"""
+"""A cohort on SLURM with one node: ``pytest -m slurm``, as root, with slurm-wlm and munge."""
 
 from __future__ import annotations
 
@@ -44,7 +42,7 @@ def jobs(state: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("slurm")
-def test_a_cohort_completes_on_slurm_and_a_cancelled_job_is_sent_again(three: Cohort) -> None:
+def test_cohort_completes_on_slurm_and_a_cancelled_job_is_repeated(three: Cohort) -> None:
     three.hold("sub-002")
     driver = three.start("--profile", "slurm", "--snakemake", QUICK)
     until(

@@ -1,4 +1,4 @@
-"""The result folder: all or nothing, readable again, safe against what comes from outside."""
+"""The result folder of a fit: complete or absent, readable, and safe against hostile values."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def write(out: Path, fit: FitResult, imaging: SimpleNamespace, **change: object)
     return write_result(out, imaging=imaging, fit=fit, **{**usual, **change})  # type: ignore[arg-type]
 
 
-def test_a_folder_reads_back_as_it_was_written(
+def test_result_folder_reads_back_as_written(
     tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
 ) -> None:
     found = read_result(write(tmp_path / "out", fit, imaging))
@@ -109,9 +109,7 @@ def test_a_folder_reads_back_as_it_was_written(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
-def test_a_fit_comes_back_whole_from_its_folder(
-    tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
-) -> None:
+def test_saved_fit_is_complete(tmp_path: Path, fit: FitResult, imaging: SimpleNamespace) -> None:
     found = load_fit(write(tmp_path / "out", fit, imaging))
     assert format_summary(found) == format_summary(fit)
     for whole in (
@@ -149,7 +147,7 @@ def test_vectors_are_written_along_the_voxel_axes(
     )
 
 
-def test_a_copied_folder_is_the_same_folder(
+def test_copied_folder_equals_the_original(
     tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
 ) -> None:
     out = write(tmp_path / "out", fit, imaging)
@@ -160,12 +158,12 @@ def test_a_copied_folder_is_the_same_folder(
         copy_result(out, copied)
 
 
-def test_a_fit_without_its_problem_cannot_be_profiled_and_says_so(fit: FitResult) -> None:
+def test_profile_of_a_fit_without_its_problem_is_refused(fit: FitResult) -> None:
     with pytest.raises(InputError, match="does not hold its problem"):
         profile_likelihood(fit, "l")
 
 
-def test_the_configuration_reads_back_as_settings(
+def test_configuration_reads_back_as_settings(
     tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
 ) -> None:
     write(tmp_path / "out", fit, imaging)
@@ -173,7 +171,7 @@ def test_the_configuration_reads_back_as_settings(
     assert FitSettings.model_validate(table["fit"]) == FitSettings(seed=3, drug=("a.nii.gz",))
 
 
-def test_toml_survives_odd_strings() -> None:
+def test_toml_keeps_special_characters() -> None:
     odd = {
         "t": {
             "a": 'q"uote\\ \n ü',
@@ -189,7 +187,7 @@ def test_toml_survives_odd_strings() -> None:
     }
 
 
-def test_a_failure_half_way_leaves_nothing(
+def test_failed_write_leaves_no_files(
     tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
 ) -> None:
     broken = replace(
@@ -230,12 +228,12 @@ def test_no_path_of_this_machine_is_written(
     assert "secret_place" not in text
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_folder_without_a_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a result folder"):
         read_result(tmp_path)
 
 
-def test_the_report_says_the_check_first_and_escapes_what_it_is_told(
+def test_report_begins_with_the_check_and_escapes_values(
     fit: FitResult, imaging: SimpleNamespace
 ) -> None:
     page = render_report(imaging, fit)  # type: ignore[arg-type]
@@ -247,7 +245,7 @@ def test_the_report_says_the_check_first_and_escapes_what_it_is_told(
     assert "https://" not in page
 
 
-def test_what_a_fit_recovered_from_is_told(
+def test_recovered_events_are_reported(
     tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
 ) -> None:
     words = "anchor 1, pressure: memory ran out"
