@@ -21,7 +21,7 @@ from nanopinn.solvers.derivatives import GradientAccumulator, solve_adjoint
 from nanopinn.solvers.forward import FlowSolution, ForwardModel, LocalResponse
 from nanopinn.solvers.nonlinear_pools import EvolutionResult, integrate_adaptive
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.pressure import BoxPressureMatrix, pressure_residual, solve_cells
+from nanopinn.solvers.pressure import pressure_gradient
 from nanopinn.solvers.runge_kutta import TR_BDF2
 from nanopinn.solvers.time_nodes import frame_nodes, split_at_jumps, stage_times
 from nanopinn.solvers.time_segment import Interval
@@ -173,17 +173,12 @@ def gradient(
     grad_theta, grad_p, *of_leaves = torch.autograd.grad(
         total, wanted, retain_graph=True, allow_unused=True, materialize_grads=True
     )
-    grid = forward.setting.flow_setting.grid
-    box = BoxPressureMatrix.from_flow_coefficients(forward.flow_coefficients(theta.detach()), grid)
-    with torch.no_grad():
-        costate = solve_cells(box, grid, grad_p).x
-    residual = pressure_residual(forward.flow_coefficients(at), p.detach(), grid)
-    rest = torch.autograd.grad(
-        residual,
-        (at, *leaves),
-        -costate,
-        retain_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
+    of_theta, through_p = pressure_gradient(
+        forward.flow_coefficients,
+        theta,
+        flow.p,
+        grad_p,
+        forward.setting.flow_setting.grid,
+        leaves,
     )
-    return grad_theta + rest[0], [a + b for a, b in zip(of_leaves, rest[1:], strict=True)]
+    return grad_theta + of_theta, [a + b for a, b in zip(of_leaves, through_p, strict=True)]

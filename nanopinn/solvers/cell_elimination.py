@@ -1,4 +1,4 @@
-"""Matrices over pools in every cell, and their elimination."""
+"""Sparse matrices over pools in every cell, and their Gaussian elimination."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nanopinn.physics.pools import Entries
 
 
 def broadcast_shape(*shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """Of tensors of these shapes together; torch's own takes longer than a field's arithmetic."""
+    """Shape of tensors of these shapes broadcast together; faster than torch's function."""
     first = shapes[0]
     return first if all(s == first for s in shapes[1:]) else np.broadcast_shapes(*shapes)
 
@@ -23,12 +23,12 @@ def drop_zero_entries(entries: Entries) -> Entries:
 
 
 def transpose_entries(entries: Entries) -> Entries:
-    """Rows for columns."""
+    """The transposed matrix."""
     return {(q, p): m for (p, q), m in entries.items()}
 
 
 def select_block(entries: Entries, rows: Sequence[int], columns: Sequence[int]) -> Entries:
-    """The entries in some rows and columns, counted anew in their order."""
+    """The entries in some rows and columns, renumbered in their order."""
     return {
         (i, j): entries[p, q]
         for i, p in enumerate(rows)
@@ -53,14 +53,15 @@ def add_matrix_product(out: Tensor, entries: Entries, U: Tensor, sign: float = 1
 
 
 def cell_dot_product(a: Tensor, b: Tensor) -> Tensor:
-    """``sum a b`` over the cells of ``(..., x, y, z)``, without holding the product."""
+    """``sum a b`` over the cells of ``(..., x, y, z)``; the product is not held in memory."""
     a, b = torch.broadcast_tensors(a, b)
     return torch.linalg.vecdot(a.flatten(-3), b.flatten(-3))
 
 
 def mass_norms(capacity: Tensor, U: Tensor) -> Tensor:
-    """Root of the summed squares of ``capacity U`` over cells, ``(..., pool)``; pool by pool, to
-    hold no product of all.
+    """Root of the summed squares of ``capacity U`` over cells, ``(..., pool)``.
+
+    Pool by pool, so that the product of all pools is not held in memory.
     """
     found = [
         torch.linalg.vector_norm(c * u, dim=(-3, -2, -1))
@@ -70,15 +71,17 @@ def mass_norms(capacity: Tensor, U: Tensor) -> Tensor:
 
 
 def add_capacity_difference(out: Tensor, capacity: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """Add ``capacity (a - b)`` to ``out`` in place, pool by pool, to hold no product of all."""
+    """Add ``capacity (a - b)`` to ``out`` in place, pool by pool to save memory."""
     for o, c, x, y in zip(*(v.unbind(-4) for v in (out, capacity, a, b)), strict=True):
         o.addcmul_(c, x - y)
     return out
 
 
 def markowitz_order(entries: Iterable[tuple[int, int]], pools: Sequence[int]) -> list[int]:
-    """The order in which eliminating pools fills the fewest entries (Markowitz 1957): each time
-    that with the fewest neighbours.
+    """The order of elimination that fills few entries: the pool with the fewest neighbours first.
+
+    References:
+        Markowitz, Management Science 3:255 (1957).
     """
     there, left, order = set(entries), set(pools), []
 
@@ -99,13 +102,12 @@ def markowitz_order(entries: Iterable[tuple[int, int]], pools: Sequence[int]) ->
 class CellwiseElimination:
     """Gaussian elimination in every cell at once, some pools first, entry by entry.
 
-    No pivoting: what leaves one pool enters another or is lost, so that every column is diagonally
-    dominant. A matrix that is built anew is written where the last one stood.
+    No pivoting is needed: what leaves one pool enters another or is lost, so that every column is
+    diagonally dominant. A new matrix is written over the last one.
 
     Args:
-        first: pools that are eliminated in favour of the others, those first that fill fewest
-            entries.
-        rest: the others. ``reduced`` holds their matrix once ``first`` is gone.
+        first: pools that are eliminated from the equations of the others.
+        remaining: the others; ``reduced`` holds their matrix after the elimination.
     """
 
     def __init__(self, first: Sequence[int], remaining: Sequence[int]) -> None:
@@ -115,8 +117,11 @@ class CellwiseElimination:
         self._sparsity_pattern: set[tuple[int, int]] = set()
 
     def factorise(self, terms: Iterable[tuple[tuple[int, int], Tensor, float]]) -> None:
-        """Eliminate the sum of ``weight entry`` over (at, entry, weight); every diagonal entry must
-        be among them.
+        """Factorise the sum of ``weight entry`` over the terms.
+
+        Args:
+            terms: position (row, column), entry and weight; every diagonal entry must be among
+                them.
         """
         self._sparsity_pattern.clear()
         for at, entry, weight in terms:
@@ -143,7 +148,7 @@ class CellwiseElimination:
         }  # without what only the last matrix held
 
     def _entry_buffer(self, at: tuple[int, int], *like: Tensor) -> Tensor:
-        """Where an entry is written: over its last value if that has the shape."""
+        """The tensor to which an entry is written, its last value if that has the shape."""
         shape = broadcast_shape(*(t.shape for t in like))
         if at not in self.m or self.m[at].shape != shape:
             self.m[at] = like[0].new_empty(shape)
@@ -175,9 +180,7 @@ class CellwiseElimination:
                         ).neg_()
 
     def eliminate_forward(self, y: Tensor, *, transposed: bool = False) -> Tensor:
-        """A right-hand side with ``first`` eliminated from the equations of the others, in its
-        place.
-        """
+        """The right-hand side after forward elimination, in its place."""
         for at, k in enumerate(self.eliminated):
             if transposed:
                 _at(y, k).mul_(self.m[k, k])
@@ -187,7 +190,7 @@ class CellwiseElimination:
         return y
 
     def substitute_back(self, y: Tensor, *, transposed: bool = False) -> Tensor:
-        """The solution in ``first`` once that of the others stands in ``y``, in place."""
+        """Back substitution: the eliminated pools from the others, in the place of ``y``."""
         for at, k in reversed(list(enumerate(self.eliminated))):
             for j in (*self.eliminated[at + 1 :], *self.remaining):
                 if (entry := (j, k) if transposed else (k, j)) in self.m:
@@ -197,7 +200,7 @@ class CellwiseElimination:
         return y
 
     def solve_reduced(self, x: Tensor, *, transposed: bool = False) -> Tensor:
-        """``reduced^-1 x`` for ``x`` ``(..., rest, x, y, z)``, in its place."""
+        """``reduced^-1 x`` for ``x`` ``(..., remaining, x, y, z)``, in its place."""
         order = list(enumerate(self.remaining))
         for i, p in order:
             if transposed:
@@ -214,7 +217,7 @@ class CellwiseElimination:
         return x
 
     def multiply_reduced(self, U: Tensor, out: Tensor, *, transposed: bool = False) -> Tensor:
-        """``reduced U`` for ``U`` ``(..., rest, x, y, z)``, written to ``out``."""
+        """``reduced U`` for ``U`` ``(..., remaining, x, y, z)``, written to ``out``."""
         return add_matrix_product(
             out.zero_(), transpose_entries(self.reduced) if transposed else self.reduced, U
         )

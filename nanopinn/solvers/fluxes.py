@@ -1,9 +1,7 @@
-"""Conservative face fluxes: the finite-volume code that both engines and every check read.
+"""Conservative face fluxes of the finite-volume method: Darcy flow, diffusion and advection.
 
 Arrays of faces along an axis hold n+1 entries there, the outermost on the boundary of the box. Axes
-are counted from the end, so any leading batch or pool axes are carried along.
-
-How the flow carries pools across faces.
+are counted from the end, so that leading batch or pool axes may be added.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from nanopinn.solvers.linear_pools import (
     integrate_fixed_steps,
 )
 from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.pressure import pressure_gradient, pressure_tangents, solve_pressure
+from nanopinn.solvers.pressure import pressure_tangents, solve_pressure
 from nanopinn.solvers.runge_kutta import TR_BDF2, Scheme
 from nanopinn.solvers.time_nodes import frame_nodes, split_at_jumps, stage_times, time_key
 from nanopinn.solvers.tissue_setting import Setting
@@ -212,29 +212,6 @@ class ForwardModel:
             if any(float(t.abs().max()) > 1e-9 * s for t, s in zip(moved, scale, strict=True)):
                 tangents[j] = operator.with_tensors(moved)
         return pools, operator, tangents
-
-    def gradient(
-        self, kind: str, theta: Tensor, flow: FlowSolution, grad_operator: PoolOperator
-    ) -> Tensor:
-        """Gradient with respect to the parameters of a scalar whose gradient with respect to an
-        operator is known, ``(m,)``.
-
-        Args:
-            kind: "contrast" or "drug". flow: at theta.
-            grad_operator: gradient with respect to each coefficient (see
-                :mod:`nanopinn.solvers.derivatives`).
-        """
-        at, p = theta.detach().requires_grad_(), flow.p.detach().requires_grad_()
-        tensors = self.assemble_pools(kind, at, p)[1].tensors()
-        moved = [
-            (t, g) for t, g in zip(tensors, grad_operator.tensors(), strict=True) if t.requires_grad
-        ]
-        grad_theta, grad_p = torch.autograd.grad(
-            [t for t, _ in moved], (at, p), [g for _, g in moved]
-        )
-        return grad_theta + pressure_gradient(
-            self.flow_coefficients, theta, flow.p, grad_p, self._fine.grid
-        )
 
     def solve_contrast(
         self,

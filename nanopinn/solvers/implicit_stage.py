@@ -1,10 +1,8 @@
-"""The linear system of one implicit stage.
+"""The linear system ``capacity + w (transport + reaction)`` of one implicit stage.
 
-Direct solution along lines of cells: block-tridiagonal elimination, all lines at once.
-
-Around a vessel cells are a micrometre wide and steps are minutes: neighbours matter more than what
-is local, and a Krylov solver preconditioned cell by cell crawls. A line is short: Thomas
-elimination with blocks over the pools that move is exact, and costs two sweeps.
+A box of cells is solved by a Krylov method preconditioned cell by cell. Lines of cells around
+vessels, where cells are a micrometre wide and steps are minutes, are solved directly by
+block-tridiagonal (Thomas) elimination, because there the exchange between neighbours dominates.
 """
 
 from __future__ import annotations
@@ -22,11 +20,11 @@ from nanopinn.solvers.operator import PoolOperator
 
 
 class StageSolver(Protocol):
-    """``capacity + w (transport + reaction)``, to be solved with; ``renew`` puts another w or
-    reaction in its place.
-    """
+    """Solver of ``capacity + w (transport + reaction)``."""
 
-    def update_matrix(self, w: float, reaction: Entries) -> None: ...
+    def update_matrix(self, w: float, reaction: Entries) -> None:
+        """Replace w and the reaction."""
+        ...
 
     def solve(
         self,
@@ -36,22 +34,29 @@ class StageSolver(Protocol):
         tol: float,
         transposed: bool = False,
         overwrite: bool = False,
-    ) -> tuple[Tensor, int]: ...
+    ) -> tuple[Tensor, int]:
+        """The solution and the iterations it took."""
+        ...
 
-    def apply_preconditioner(self, b: Tensor) -> Tensor: ...
+    def apply_preconditioner(self, b: Tensor) -> Tensor:
+        """An approximate solution, in the place of ``b``."""
+        ...
 
 
-#: Makes the stage of an operator, capacity, w and reaction.
+#: Creates the solver of a stage from an operator, capacity, w and reaction.
 StageFactory = Callable[[PoolOperator, Tensor, float, Entries], StageSolver]
 
 
 class KrylovStageSolver:
-    """``capacity + w (transport + reaction)``, to be solved with.
+    """Solver of ``capacity + w (transport + reaction)`` by BiCGStab.
 
-    Pools that do not move are eliminated cell by cell, so that the Krylov solver only sees those
-    that do; it is preconditioned with the exact inverse of what is local to a cell.
+    Pools that do not move are eliminated cell by cell, so that the Krylov iteration runs over those
+    that do; it is preconditioned with the exact inverse of the terms local to a cell.
 
     Args:
+        operator: transport and reaction of the pools.
+        capacity: ``(..., pool, x, y, z)``.
+        w: ``gamma dt``, s.
         reaction: of the pools, if not that of the operator (a linearisation adds to it).
     """
 
@@ -70,13 +75,14 @@ class KrylovStageSolver:
         self.update_matrix(w, operator.nonzero_reaction if reaction is None else reaction)
 
     def update_matrix(self, w: float, reaction: Entries) -> None:
-        """Another w or reaction, in the place of the last."""
+        """Replace w and the reaction; memory is used again."""
         self.w = w
-        self.cells.factorise(self._iterate_dosed_curves(w, reaction))
+        self.cells.factorise(self._matrix_terms(w, reaction))
 
-    def _iterate_dosed_curves(
+    def _matrix_terms(
         self, w: float, reaction: Entries
     ) -> Iterator[tuple[tuple[int, int], Tensor, float]]:
+        """The terms local to a cell, as (position, entry, weight)."""
         yield from ((pq, m, w) for pq, m in reaction.items())
         yield from (((p, p), held, 1.0) for p, held in enumerate(self.capacity.unbind(-4)))
         yield from (
@@ -96,7 +102,10 @@ class KrylovStageSolver:
         """The solution ``(..., pool, x, y, z)`` and the Krylov iterations it took.
 
         Args:
-            start: a guess. tol: relative residual. transposed: solve with the transposed matrix.
+            b: right-hand side, ``(..., pool, x, y, z)``.
+            start: initial guess.
+            tol: relative residual.
+            transposed: whether the matrix is transposed.
             overwrite: whether the solution may take the place of ``b``.
 
         Raises:
@@ -125,9 +134,7 @@ class KrylovStageSolver:
         return cells.substitute_back(y, transposed=transposed), found.iterations
 
     def apply_preconditioner(self, b: Tensor) -> Tensor:
-        """The solution without what neighbours exchange, in place of ``b``: damps what is stiff in
-        a cell.
-        """
+        """The solution without the exchange between neighbours, in the place of ``b``."""
         y = self.cells.eliminate_forward(b)
         if self.moving:
             y[..., self.moving, :, :, :] = self.cells.solve_reduced(y[..., self.moving, :, :, :])
@@ -145,8 +152,13 @@ def _multiply_blocks(matrix: Tensor, vector: Tensor) -> Tensor:
 
 
 class BlockTridiagonalStageSolver(KrylovStageSolver):
-    """The matrix of a stage for pools that move along the last axis alone, ``(pool, x, y, r)``;
-    solved directly.
+    """Direct solver for pools that move along the last axis alone, ``(pool, x, y, r)``.
+
+    Args:
+        operator: transport and reaction of the pools.
+        capacity: ``(pool, x, y, r)``.
+        w: ``gamma dt``, s.
+        reaction: of the pools, if not that of the operator.
 
     Raises:
         ValueError: something moves across x or y.
@@ -165,7 +177,7 @@ class BlockTridiagonalStageSolver(KrylovStageSolver):
         super().__init__(operator, capacity, w, reaction)
 
     def update_matrix(self, w: float, reaction: Entries) -> None:
-        """Another w or reaction."""
+        """Replace w and the reaction."""
         super().update_matrix(w, reaction)
         self._before, self._after = (
             w * _faces_first(f[2]) for f in (self.transport.before, self.transport.after)
@@ -173,7 +185,7 @@ class BlockTridiagonalStageSolver(KrylovStageSolver):
         self._factorise(self._blocks(self.capacity))
 
     def _blocks(self, capacity: Tensor) -> Tensor:
-        """What is local to a cell, pools that stay eliminated, ``(r, p, p, line)``."""
+        """Terms local to a cell after elimination of the pools that stay, ``(r, p, p, line)``."""
         *space, cells = capacity.shape[-3:]
         n = len(self.moving)
         blocks = capacity.new_zeros((n, n, *space, cells))
@@ -182,7 +194,7 @@ class BlockTridiagonalStageSolver(KrylovStageSolver):
         return blocks.reshape(n, n, -1, cells).movedim(-1, 0).contiguous()
 
     def _factorise(self, blocks: Tensor) -> None:
-        """Inverse pivots of the elimination along a line, ``D_i = B_i - a_i D_{i-1}^-1 c_{i-1}``."""
+        """Inverse pivots along a line, ``D_i = B_i - a_i D_{i-1}^-1 c_{i-1}``."""
         inverses: list[Tensor] = []
         for i, block in enumerate(blocks):
             through = self._before[i][:, None] * inverses[-1] * self._after[i][None] if i else 0.0
@@ -200,8 +212,14 @@ class BlockTridiagonalStageSolver(KrylovStageSolver):
         transposed: bool = False,
         overwrite: bool = False,
     ) -> tuple[Tensor, int]:
-        """The solution ``(..., pool, x, y, r)``, exact: neither ``start`` nor ``tol`` is needed; no
-        iterations.
+        """The exact solution ``(..., pool, x, y, r)``, in no iterations.
+
+        Args:
+            b: right-hand side, ``(..., pool, x, y, r)``.
+            start: not used.
+            tol: not used.
+            transposed: whether the matrix is transposed.
+            overwrite: whether the solution may take the place of ``b``.
         """
         y = self.cells.eliminate_forward(b if overwrite else b.clone(), transposed=transposed)
         if self.moving:
@@ -215,7 +233,7 @@ class BlockTridiagonalStageSolver(KrylovStageSolver):
         return self.cells.substitute_back(y, transposed=transposed), 0
 
     def apply_preconditioner(self, b: Tensor) -> Tensor:
-        """The solution, in place of ``b``: what is stiff along a line is damped too."""
+        """The exact solution, in the place of ``b``."""
         return self.solve(b, overwrite=True)[0]
 
     def _thomas_sweep(self, b: Tensor, *, transposed: bool) -> Tensor:

@@ -1,12 +1,13 @@
-"""Linear pools as a few fields in space times curves in time: exact in time, at the cost of a few
-elliptic solves.
+"""Linear pools in a reduced basis of Krylov fields, exact in time, for a few elliptic solves.
 
     capacity dU/dt = inflow c(t) - A U,    c piecewise linear,    U(0) = 0
     U(x, t) = sum_j V_j(x) y_j(t),    dy/dt = -T y + c(t) |V_1> ,    T = (H^-1 - 1)/gamma
 
-V spans the Krylov space of ``(capacity + gamma A)^-1 capacity`` from ``capacity^-1 inflow`` (shift
-and invert; van den Eshof and Hochbruck, SIAM J. Sci. Comput. 27:1438, 2006). The response of tissue
-to a bolus has a temporal rank of about ten.
+V spans the Krylov space of ``(capacity + gamma A)^-1 capacity`` from ``capacity^-1 inflow``
+(shift and invert). The response of tissue to a bolus has a temporal rank of about ten.
+
+References:
+    van den Eshof and Hochbruck, SIAM J. Sci. Comput. 27:1438 (2006).
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ class LowRankSolution:
     """``U(x, t) = sum_j fields[j](x) curves[t, j]``.
 
     Attributes:
-        fields: ``(rank, pool, x, y, z)``, orthonormal. curves: ``(t, rank)``.
-        change: what the last two fields changed, relative: the error is smaller.
+        fields: ``(rank, pool, x, y, z)``, orthonormal.
+        curves: ``(t, rank)``.
+        change: relative change by the last two fields; the error is smaller.
         iterations: Krylov iterations of all solves.
     """
 
@@ -59,13 +61,16 @@ def low_rank_response(
     """Response of linear pools to one plasma curve.
 
     Args:
-        operator: with one input. capacity: ``(pool, x, y, z)``.
-        curve_times, curve: nodes of the plasma curve (s, increasing; zero before the first, its
-            last value held).
-        at_times: increasing, s. tolerance: change by the last two fields, over the largest pools.
+        operator: with one input.
+        capacity: ``(pool, x, y, z)``.
+        curve_times: nodes of the plasma curve, increasing, s.
+        curve: its values; zero before the first node, its last value after the last.
+        at_times: at which the pools are computed, increasing, s.
+        tolerance: change by the last two fields, over the largest pools.
+        max_rank: largest number of fields.
 
     Raises:
-        SolverError: the tolerance was not reached with ``largest`` fields.
+        SolverError: the tolerance was not reached with ``max_rank`` fields.
     """
     gamma = float(at_times[-1] - curve_times[0]) / 12
     stage = KrylovStageSolver(operator, capacity, gamma)
@@ -76,7 +81,7 @@ def low_rank_response(
     for m in range(1, max_rank + 1):
         image, used = stage.solve(capacity * fields[-1], fields[-1], tol=1e-2 * tolerance)
         iterations += used
-        for _ in range(2):  # the second pass removes what rounding left
+        for _ in range(2):  # the second pass removes rounding errors
             for i, v in enumerate(fields):
                 along = float((v * image).sum())
                 H[i, m - 1] += along
@@ -84,7 +89,7 @@ def low_rank_response(
         H[m, m - 1] = float(image.norm())
         closed = H[m, m - 1] < 1e-10 * abs(
             H[m - 1, m - 1]
-        )  # nothing new: the fields so far hold the answer
+        )  # the space is invariant, and the solution lies in it
         if m % 2 == 0 or closed:
             T = (np.linalg.inv(H[:m, :m]) - np.eye(m)) / gamma
             now = size * _curves(T, curve_times, curve, at_times)
@@ -101,13 +106,13 @@ def low_rank_response(
                 )
             before = now
         fields.append(image / H[m, m - 1])
-    raise SolverError(f"{max_rank} fields leave a change of {change:.1e}: march in time instead")
+    raise SolverError(
+        f"a basis of {max_rank} fields leaves a change of {change:.1e}; use time integration instead"
+    )
 
 
 def _curves(T: Array, times: Array, curve: Array, at: Array) -> Array:
-    """``y`` at times, exactly: ``dy/dt = -T y + e1 c(t)`` from node to node of the curve and the
-    times asked for.
-    """
+    """The exact solution of ``dy/dt = -T y + e1 c(t)`` at times, ``(t, rank)``."""
     n = len(T)
     nodes = np.unique(np.concatenate([times, at[at > times[0]]]))
     c = np.interp(nodes, times, curve)

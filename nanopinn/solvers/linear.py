@@ -1,4 +1,4 @@
-"""Krylov solvers for batches of right-hand sides, matrix-free, on CPU and GPU alike."""
+"""Matrix-free Krylov solvers for batches of right-hand sides, on the CPU and the GPU."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor
 from nanopinn.errors import NanopinnError
 
 Operator = Callable[[Tensor], Tensor]
-#: Writes what it makes of the first tensor into the second.
+#: Applies an operator to the first tensor and writes the result to the second.
 InPlaceOperator = Callable[[Tensor, Tensor], None]
-#: Vectors that BiCGStab works with.
+#: Number of vectors that BiCGStab works with.
 BICGSTAB_WORK_VECTORS = 7
 
 
@@ -23,15 +23,21 @@ class SolverError(NanopinnError, ArithmeticError):
 
 @dataclass(frozen=True)
 class LinearSolution:
-    """The solution with how it was reached."""
+    """Solution of a linear system.
+
+    Attributes:
+        x: the solution.
+        iterations: of the Krylov method.
+        residual: the largest relative residual over the right-hand sides.
+    """
 
     x: Tensor
     iterations: int
     residual: float
-    """Largest relative residual over the right-hand sides."""
 
 
 def _dot(a: Tensor, b: Tensor, batch_dims: int) -> Tensor:
+    """Inner product of each right-hand side, shaped to scale it."""
     products = (
         torch.linalg.vecdot(a.flatten(batch_dims), b.flatten(batch_dims))
         if batch_dims
@@ -41,6 +47,7 @@ def _dot(a: Tensor, b: Tensor, batch_dims: int) -> Tensor:
 
 
 def _relative_residual(r: Tensor, scale: Tensor, batch_dims: int) -> float:
+    """The largest norm of a residual over its scale."""
     return float((_dot(r, r, batch_dims).sqrt() / scale).max())
 
 
@@ -57,7 +64,13 @@ def conjugate_gradients(
     """Solve the symmetric positive definite ``A x = b`` with diagonal preconditioning.
 
     Args:
-        lead: how many leading axes of ``b`` count right-hand sides.
+        A: the operator.
+        b: right-hand sides.
+        inverse_diagonal: of A.
+        x0: initial guess; zero if None.
+        tol: relative residual.
+        max_iterations: after which the solve fails.
+        batch_dims: number of leading axes of ``b`` that count right-hand sides.
 
     Raises:
         SolverError: the tolerance was not reached.
@@ -73,7 +86,7 @@ def conjugate_gradients(
             return LinearSolution(x, k, error)
         Ad = A(d)
         alpha = rz / _dot(d, Ad, batch_dims).clamp_min(tiny)
-        # in place: fetching memory for a new field takes ten times longer than its arithmetic
+        # in place, because the allocation of a field takes ten times as long as its arithmetic
         x.addcmul_(alpha, d)
         r.addcmul_(alpha, Ad, value=-1)
         torch.mul(inverse_diagonal, r, out=z)
@@ -97,14 +110,19 @@ def bicgstab(
     batch_dims: int = 0,
     memory: Tensor | None = None,
 ) -> LinearSolution:
-    """Solve the non-symmetric ``A x = b``; ``precondition`` applies an approximate inverse of A.
+    """Solve the non-symmetric ``A x = b`` with a preconditioner.
 
     Right-hand sides converge together; one that has converged is frozen by its zero residual.
 
     Args:
-        A, precondition: write what they make of their first argument into the second.
-        x0: a guess; zero if None. lead: how many leading axes of ``b`` count right-hand sides.
-        memory: to work in, ``(BICGSTAB_WORK_VECTORS, *b.shape)``; the solution lies in it.
+        A: the operator.
+        b: right-hand sides.
+        precondition: an approximate inverse of A.
+        x0: initial guess; zero if None.
+        tol: relative residual.
+        max_iterations: after which the solve fails.
+        batch_dims: number of leading axes of ``b`` that count right-hand sides.
+        memory: to work in, ``(BICGSTAB_WORK_VECTORS, *b.shape)``; it holds the solution.
 
     Raises:
         SolverError: the tolerance was not reached.
@@ -148,4 +166,5 @@ def bicgstab(
 
 
 def _safe_ratio(a: Tensor, b: Tensor) -> Tensor:
+    """``a / b``, zero where b is zero."""
     return (a / b).masked_fill_(b == 0, 0.0)

@@ -12,7 +12,7 @@ Steady interstitial pressure and its tangents.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -227,22 +227,36 @@ def pressure_gradient(
     p: Tensor,
     grad_p: Tensor,
     grid: Grid,
-) -> Tensor:
-    """Gradient with respect to the parameters of a scalar whose gradient with respect to the
-    pressure is known, ``(m,)``.
+    leaves: Sequence[Tensor] = (),
+) -> tuple[Tensor, list[Tensor]]:
+    """Gradient of a scalar whose gradient with respect to the pressure is known.
 
     One solve for any number of parameters: ``A lambda = dJ/dp`` (A is symmetric), ``dJ/dtheta =
     -lambda . dR/dtheta``.
 
     Args:
         coefficients_from_theta: the coefficients as a function of the parameter vector.
-        theta: parameters, ``(m,)``. p: the pressure there, Pa. grad_p: dJ/dp, ``(x, y, z)``.
+        theta: parameters, ``(m,)``.
+        p: the pressure there, Pa.
+        grad_p: dJ/dp, ``(x, y, z)``.
+        grid: of the flow.
+        leaves: tensors that require gradients and on which the coefficients depend besides theta.
+
+    Returns:
+        The gradient with respect to theta, ``(m,)``, and to each leaf.
     """
-    adjoint = solve_cells(
-        BoxPressureMatrix.from_flow_coefficients(coefficients_from_theta(theta), grid), grid, grad_p
-    ).x
+    with torch.no_grad():
+        box = BoxPressureMatrix.from_flow_coefficients(
+            coefficients_from_theta(theta.detach()), grid
+        )
+        costate = solve_cells(box, grid, grad_p).x
     at = theta.detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(
-        pressure_residual(coefficients_from_theta(at), p.detach(), grid), at, -adjoint
+    gradient, *of_leaves = torch.autograd.grad(
+        pressure_residual(coefficients_from_theta(at), p.detach(), grid),
+        (at, *leaves),
+        -costate,
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
     )
-    return gradient
+    return gradient, of_leaves

@@ -12,6 +12,7 @@ import torch
 from nanopinn.parameters.unknown_registry import default_scalars
 from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.tumour import TumourModel
+from nanopinn.solvers.adjoint import gradient
 from nanopinn.solvers.derivatives import propagate_tangent, solve_adjoint
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.nonlinear_pools import EvolutionResult, Tolerance, integrate_adaptive
@@ -192,5 +193,5 @@ def test_the_gradient_of_the_scalars_is_what_their_tangents_say() -> None:
         for j in range(len(names))
     ]
     (grad_operator,), _ = solve_adjoint(run, weights)
-    backward = forward.gradient("drug", theta, flow, grad_operator.operator)
+    backward = gradient(forward, theta, flow, {"drug": [grad_operator.operator]})[0]
     assert backward.tolist() == pytest.approx(forwards, rel=1e-10)
