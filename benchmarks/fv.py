@@ -31,9 +31,8 @@ from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.krylov_reduction import low_rank_response
 from nanopinn.solvers.linear_pools import integrate_fixed_steps
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
-from nanopinn.solvers.operator import PoolOperator
+from nanopinn.solvers.operator import Interval, PoolOperator
 from nanopinn.solvers.runge_kutta import SDIRK3
-from nanopinn.solvers.time_segment import Interval
 from nanopinn.solvers.tissue_setting import Setting
 
 HOUR, VOXEL_M, FRAMES = 3600.0, 0.5e-3, 60

@@ -25,9 +25,9 @@ from nanopinn.inference.observations import nearest_nodes
 from nanopinn.inference.tumour_problem import AnyTumourProblem, Fields, TumourProblem
 from nanopinn.physics.drug_pools import ENCAPSULATED, LINEAR_POOLS
 from nanopinn.solvers.forward import LocalResponse
+from nanopinn.solvers.integrate import COARSE_STEP_OPTIONS, frame_nodes, stage_times
 from nanopinn.solvers.linear_pools import solve_responses
 from nanopinn.solvers.runge_kutta import TR_BDF2
-from nanopinn.solvers.time_nodes import COARSE_STEP_OPTIONS, frame_nodes, stage_times
 
 Array = NDArray[np.float64]
 

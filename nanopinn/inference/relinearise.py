@@ -27,7 +27,7 @@ from nanopinn.parameters.unknown_registry import SCALARS
 from nanopinn.physics.flow import permeability_from_ktrans
 from nanopinn.solvers.forward import FlowSolution, ForwardModel, solve_drug_for_tissues
 from nanopinn.solvers.grid import average_subcells
-from nanopinn.solvers.time_nodes import COARSE_STEP_OPTIONS
+from nanopinn.solvers.integrate import COARSE_STEP_OPTIONS
 
 Array = NDArray[np.float64]
 

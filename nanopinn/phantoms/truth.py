@@ -24,8 +24,8 @@ from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Domain, Grid
+from nanopinn.solvers.integrate import drug_nodes
 from nanopinn.solvers.runge_kutta import SDIRK3
-from nanopinn.solvers.time_nodes import drug_nodes
 from nanopinn.solvers.tissue_setting import Setting
 
 Array = NDArray[np.float64]

@@ -19,12 +19,11 @@ from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.solvers.derivatives import GradientAccumulator, solve_adjoint
 from nanopinn.solvers.forward import FlowSolution, ForwardModel, LocalResponse
+from nanopinn.solvers.integrate import frame_nodes, split_at_jumps, stage_times
 from nanopinn.solvers.nonlinear_pools import EvolutionResult, integrate_adaptive
-from nanopinn.solvers.operator import PoolOperator
+from nanopinn.solvers.operator import Interval, PoolOperator
 from nanopinn.solvers.pressure import pressure_gradient
 from nanopinn.solvers.runge_kutta import TR_BDF2
-from nanopinn.solvers.time_nodes import frame_nodes, split_at_jumps, stage_times
-from nanopinn.solvers.time_segment import Interval
 
 
 class DrugAdjoint:

@@ -18,7 +18,7 @@ from torch import Tensor
 from nanopinn.solvers.implicit_stage import StageFactory, StageSolver
 from nanopinn.solvers.integrate import AcceptedStep, integrate
 from nanopinn.solvers.nonlinear_pools import EvolutionResult, Step
-from nanopinn.solvers.operator import PoolOperator
+from nanopinn.solvers.operator import Interval, PoolOperator
 from nanopinn.solvers.runge_kutta import (
     AdjointEquations,
     BufferPool,
@@ -26,7 +26,6 @@ from nanopinn.solvers.runge_kutta import (
     State,
     take_adjoint_step,
 )
-from nanopinn.solvers.time_segment import Interval
 
 
 def linearise(

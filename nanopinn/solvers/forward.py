@@ -31,6 +31,7 @@ from nanopinn.solvers.grid import (
     average_subcells,
     sum_subface_flows,
 )
+from nanopinn.solvers.integrate import frame_nodes, split_at_jumps, stage_times, time_key
 from nanopinn.solvers.linear_pools import (
     Source,
     Trajectory,
@@ -40,7 +41,6 @@ from nanopinn.solvers.linear_pools import (
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_tangents, solve_pressure
 from nanopinn.solvers.runge_kutta import TR_BDF2, Scheme
-from nanopinn.solvers.time_nodes import frame_nodes, split_at_jumps, stage_times, time_key
 from nanopinn.solvers.tissue_setting import Setting
 
 #: Scalars of the model (SI) as a function of the parameter vector.

@@ -31,8 +31,7 @@ from nanopinn.solvers.fluxes import TransportOperator
 from nanopinn.solvers.implicit_stage import BlockTridiagonalStageSolver
 from nanopinn.solvers.krogh_geometry import KroghCylinders
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
-from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.operator import Interval, PoolOperator
 
 
 def vessel_pools(pools: PoolCoefficients) -> tuple[int, ...]:

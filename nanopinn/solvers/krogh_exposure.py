@@ -26,7 +26,7 @@ from nanopinn.solvers.krogh import (
 )
 from nanopinn.solvers.krogh_geometry import KroghCylinders
 from nanopinn.solvers.nonlinear_pools import Tolerance
-from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.operator import Interval
 
 #: Distances from the wall at which profiles are given, m.
 DISTANCES_M = tuple(2.5e-6 * i for i in range(61))

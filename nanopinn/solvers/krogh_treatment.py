@@ -32,6 +32,7 @@ from nanopinn.solvers.krogh import KROGH_TOLERANCE, add_filtration_loss, krogh_i
 from nanopinn.solvers.krogh_exposure import Exposure, KillCriteria, simulate_exposure
 from nanopinn.solvers.krogh_geometry import MIN_RADIUS_RATIO, KroghCylinders, limit_radius_spread
 from nanopinn.solvers.nonlinear_pools import Tolerance
+from nanopinn.solvers.operator import Interval
 from nanopinn.solvers.time_partition import (
     MICROSCALE_LIMITS,
     CoefficientSegment,
@@ -43,7 +44,6 @@ from nanopinn.solvers.time_partition import (
     partition_treatment,
     plasma_inputs,
 )
-from nanopinn.solvers.time_segment import Interval
 
 Array = NDArray[np.float64]
 #: One number for all draws, or one for each; weights of functions ``(draw, k)``.

@@ -22,7 +22,7 @@ from nanopinn.solvers.fluxes import SPACE
 from nanopinn.solvers.implicit_stage import KrylovStageSolver, StageFactory, StageSolver
 from nanopinn.solvers.integrate import AcceptedStep, StepController, integrate
 from nanopinn.solvers.linear import SolverError
-from nanopinn.solvers.operator import PoolMassBalance
+from nanopinn.solvers.operator import Interval, PoolMassBalance
 from nanopinn.solvers.runge_kutta import (
     TR_BDF2,
     BufferPool,
@@ -32,7 +32,6 @@ from nanopinn.solvers.runge_kutta import (
     State,
     solve_newton,
 )
-from nanopinn.solvers.time_segment import Interval
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from nanopinn.physics.treatment import Treatment
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.fluxes import Advection
 from nanopinn.solvers.forward import FlowSolution, ForwardModel
-from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.operator import Interval
 from nanopinn.solvers.tissue_setting import Setting
 
 Array = NDArray[np.float64]

@@ -30,7 +30,7 @@ from nanopinn.solvers.krogh import (
 )
 from nanopinn.solvers.krogh_exposure import ExposureAccumulator
 from nanopinn.solvers.krogh_geometry import KroghCylinders
-from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.operator import Interval
 from nanopinn.verification.case import VerificationCase
 
 ONE = torch.ones(1, 1, 1, dtype=torch.float64)

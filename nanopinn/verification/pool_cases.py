@@ -18,11 +18,11 @@ from nanopinn.physics.radiation import RadiationCourse
 from nanopinn.physics.treatment import GivenDose, Treatment
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.integrate import drug_nodes
 from nanopinn.solvers.linear_pools import integrate_fixed_steps
 from nanopinn.solvers.nonlinear_pools import EvolutionResult, Tolerance, integrate_adaptive
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.runge_kutta import SDIRK3, TR_BDF2
-from nanopinn.solvers.time_nodes import drug_nodes
 from nanopinn.solvers.time_partition import TreatmentTimeline
 from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.verification.case import VerificationCase, small_tissue

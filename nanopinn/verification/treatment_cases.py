@@ -16,7 +16,7 @@ from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
-from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.operator import Interval
 from nanopinn.verification.arm_cases import DOSE
 from nanopinn.verification.case import VerificationCase
 

@@ -30,8 +30,8 @@ from nanopinn.physics.tumour import TumourModel
 from nanopinn.settings import FitSettings
 from nanopinn.solvers.forward import ForwardModel, solve_drug_for_tissues
 from nanopinn.solvers.grid import Grid, average_subcells
+from nanopinn.solvers.integrate import split_at_jumps
 from nanopinn.solvers.runge_kutta import SDIRK3
-from nanopinn.solvers.time_nodes import split_at_jumps
 from nanopinn.solvers.tissue_setting import Setting
 from tests.variants import for_each
 

@@ -10,7 +10,7 @@ from nanopinn.physics.pools import PoolAssembler
 from nanopinn.solvers.fluxes import Advection
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
-from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.operator import Interval
 
 SPEED, LENGTH, END = 1e-6, 1e-2, 2e3
 

@@ -17,8 +17,7 @@ from nanopinn.physics.pools import PoolAssembler
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
-from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.operator import Interval, PoolOperator
 from nanopinn.verification.case import small_tissue
 
 HOUR = 3600.0

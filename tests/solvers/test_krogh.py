@@ -30,8 +30,7 @@ from nanopinn.solvers.krogh import (
 )
 from nanopinn.solvers.krogh_geometry import KroghCylinders
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
-from nanopinn.solvers.operator import PoolOperator
-from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.operator import Interval, PoolOperator
 
 ONE = torch.ones(1, 1, 1, dtype=torch.float64)
 

@@ -22,7 +22,7 @@ from nanopinn.solvers.implicit_stage import BlockTridiagonalStageSolver
 from nanopinn.solvers.krogh import krogh_operator
 from nanopinn.solvers.krogh_geometry import KroghCylinders
 from nanopinn.solvers.nonlinear_pools import EvolutionResult, Tolerance, integrate_adaptive
-from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.operator import Interval
 
 HOUR, CLUSTERS = 3600.0, 4
 SAVED = [0.3 * HOUR, HOUR, 3 * HOUR]

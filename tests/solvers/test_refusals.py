@@ -13,7 +13,7 @@ from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.linear import SolverError
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
-from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.operator import Interval
 from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.verification.case import small_tissue
 from tests.variants import for_each

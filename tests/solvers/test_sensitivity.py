@@ -16,7 +16,7 @@ from nanopinn.solvers.adjoint import gradient
 from nanopinn.solvers.derivatives import propagate_tangent, solve_adjoint
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.nonlinear_pools import EvolutionResult, Tolerance, integrate_adaptive
-from nanopinn.solvers.time_segment import Interval
+from nanopinn.solvers.operator import Interval
 from nanopinn.verification.case import small_tissue
 
 HOUR = 3600.0

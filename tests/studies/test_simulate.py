@@ -31,8 +31,8 @@ from nanopinn.report.simulation_folder import write_simulation
 from nanopinn.results.simulation_result import Simulation
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
+from nanopinn.solvers.operator import Interval
 from nanopinn.solvers.time_partition import VOXEL_LIMITS, TreatmentTimeline
-from nanopinn.solvers.time_segment import Interval
 from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.studies.heating import temperature_course
 from nanopinn.studies.schedule import read_formulation

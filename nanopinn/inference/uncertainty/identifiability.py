@@ -23,7 +23,7 @@ from nanopinn.inference.problem import Linearisation
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.parameters import PARAMETERS
 from nanopinn.parameters.unknown_registry import SCALARS, drug_only_scalars, scalars_in_group
-from nanopinn.solvers.time_nodes import COARSE_STEP_OPTIONS
+from nanopinn.solvers.integrate import COARSE_STEP_OPTIONS
 
 Array = NDArray[np.float64]
 
