@@ -155,7 +155,7 @@ def centre_shapes(shapes: Tensor, inside: Tensor, prior_sd: float) -> Tensor:
 
 @dataclass(frozen=True)
 class FieldPosterior:
-    """Posterior of a field, the logarithm of a multiplier.
+    """Posterior of a field of space.
 
     Attributes:
         mean: posterior mean, ``(x, y, z)``.

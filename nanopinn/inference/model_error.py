@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nanopinn.inference.basis import field_posterior
 from nanopinn.inference.observations import nearest_nodes
 from nanopinn.inference.tumour_problem import AnyTumourProblem, Fields, TumourProblem
 from nanopinn.physics.drug_pools import ENCAPSULATED, LINEAR_POOLS
@@ -166,11 +167,10 @@ def _map_balance_error(
 ) -> ModelErrorMap:
     """The map of one balance from the weights of its basis functions."""
     assert problem.model_error is not None
-    basis = problem.model_error.basis
-    e = torch.einsum("k,kxyz->xyz", weights, basis)
-    sd = torch.einsum("kxyz,kl,lxyz->xyz", basis, covariance, basis).clamp_min(0.0).sqrt()
+    posterior = field_posterior(problem.model_error.basis, weights, covariance)
     inside = problem.setting.maps.tumour > 0.5
-    return ModelErrorMap(balance, e, sd, float(e[inside].square().mean().sqrt()))
+    size = float(posterior.mean[inside].square().mean().sqrt())
+    return ModelErrorMap(balance, posterior.mean, posterior.sd, size)
 
 
 def without_model_error(problem: AnyTumourProblem) -> AnyTumourProblem:
