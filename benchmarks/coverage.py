@@ -63,7 +63,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--lengths", type=float, nargs="+", default=[0.4, 1.2], help="l, mm")
     parser.add_argument("--shape", type=int, nargs=3, default=[16, 16, 10])
     parser.add_argument("--refine", type=int, default=2)
-    parser.add_argument("--engine", choices=["fv", "pinn", "none"], default="fv")
+    parser.add_argument("--engine", choices=["fv", "krylov", "none"], default="fv")
     return parser.parse_args()
 
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.fv_engine import fit_fv
-from nanopinn.inference.model_error import mapped
+from nanopinn.inference.model_error import map_model_error
 from nanopinn.inference.neural_field import fit_neural
 from nanopinn.inference.pose import PosedProblem, pose_problem
 from nanopinn.inference.problem import EngineFit
@@ -168,7 +168,7 @@ def measured(folder: Path, posed: PosedProblem, fit: EngineFit) -> dict[str, flo
     found["nuclear drug, last image"] = error(
         pools[nodes[last], 4].numpy()[inside] * 1e3, true("nuclear")[-1]
     )
-    for m in mapped(problem, fit.prediction.fields):
+    for m in map_model_error(problem, fit.prediction.fields):
         found[f"model error, {m.balance}"] = m.size
     return found
 

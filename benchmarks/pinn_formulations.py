@@ -1,14 +1,14 @@
-"""Ways for the networks of engine ``pinn`` to find the tangents of every field, on one problem and
-against finite volumes.
+"""Ways to obtain the tangents of every field on one problem, compared with finite volumes.
 
-Every row solves the same standing problems at the same anchor: the finite-volume estimate of one
-phantom, with kinetic maps and systematic errors as the fit left them. Hidden features in time are
-the package's unless the row says otherwise.
+Every row solves the same linear systems at the same point: the finite-volume estimate of one
+phantom, with kinetic maps and systematic errors as the fit left them. The time basis is that of the
+package unless the row says otherwise.
 
-  trained       dilated convolutions of the tissue maps, then relaxation layers with learned steps,
-  L-BFGS on the residual random        convolutions with random weights as further hidden features,
-  the last layer eliminated both          trained convolutions, then layers with the last one
-  eliminated eliminated    the package: layers of residuals, the last one eliminated
+  trained     dilated convolutions of the tissue maps, then relaxations with trained steps; L-BFGS on
+              the residual
+  random      convolutions with random weights as further search directions of the Krylov method
+  both        trained convolutions, then the Krylov method
+  eliminated  the package: truncated Krylov methods with preconditioned residuals as directions
 
 Run: OMP_NUM_THREADS=1 python benchmarks/pinn_formulations.py [--seed 3] [--shape 14 14 10]
 [--length-scale 1.2] [--only eliminated]
@@ -31,13 +31,14 @@ from nanopinn.imaging.inputs import ImagingInputs
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
-from nanopinn.inference.krylov.krylov_engine import KrylovSettings, TangentSolver
+from nanopinn.inference.krylov.krylov_engine import KrylovSettings
 from nanopinn.inference.krylov.orthomin import (
     KrylovSolution,
     KrylovSolver,
     LinearSystem,
     PressureTangentSystem,
 )
+from nanopinn.inference.krylov.tangent_solver import TangentSolver
 from nanopinn.inference.krylov.time_basis import TimeBasis
 from nanopinn.inference.pose import pose_problem
 from nanopinn.inference.tumour_problem import Fields
@@ -47,7 +48,7 @@ from nanopinn.settings import FitSettings, PhantomSettings
 
 @dataclass(frozen=True)
 class Effort:
-    """Of trained networks: L-BFGS steps and relaxation layers, per network."""
+    """L-BFGS steps and relaxations per trained network."""
 
     steps: tuple[int, int, int, int] = (24, 8, 8, 3)
     relaxations: tuple[int, int, int, int] = (20, 3, 4, 2)
@@ -231,20 +232,20 @@ class Formulation(TangentSolver):
             return trained(system, self.maps, Effort().steps[at], Effort().relaxations[at])
         if self.how == "both":
             guess = trained(system, self.maps, 4, 2)
-            return guess + self.layered(Shifted(system, guess))
+            return guess + self.krylov(Shifted(system, guess))
         if self.how == "random":
             with torch.no_grad():
                 heads = tuple(
                     ConvolutionField(system, self.maps, last=1.0, seed=k).correction()
                     for k in range(4)
                 )
-            return self.layered(Shifted(system, torch.zeros_like(system.rhs), heads))
-        return self.layered(system)
+            return self.krylov(Shifted(system, torch.zeros_like(system.rhs), heads))
+        return self.krylov(system)
 
-    def layered(self, system: object) -> Tensor:
-        learned: KrylovSolution = self.layers.solve(system, print)  # type: ignore[arg-type]
-        self.depth[str(len(self.depth))] = learned.layers
-        return learned.v
+    def krylov(self, system: object) -> Tensor:
+        found: KrylovSolution = self.solver.solve(system, print)  # type: ignore[arg-type]
+        self.iterations[str(len(self.iterations))] = found.iterations
+        return found.v
 
 
 def running_integral(times: Tensor, values: Tensor) -> Tensor:
@@ -256,9 +257,7 @@ def running_integral(times: Tensor, values: Tensor) -> Tensor:
 def basis_of_anchor(
     nodes: Tensor, histories: Tensor, plasma: Callable[[Tensor], Tensor], rank: int
 ) -> TimeBasis:
-    """The basis in use before: the anchor's histories, their integrals and stretchings, on the
-    anchor's own nodes.
-    """
+    """An earlier basis: histories at the point, their integrals and time derivatives, at its nodes."""
     d = nodes.diff()
     weights = (torch.cat([d, d[:1] * 0]) + torch.cat([d[:1] * 0, d])) / 2
     weights, span = weights / weights.sum(), nodes[-1] - nodes[0]
@@ -278,9 +277,7 @@ def basis_of_anchor(
 
 
 class OldBasis(Formulation):
-    """Layers of the package on the basis in use before, which knows the anchor only at its own
-    nodes.
-    """
+    """The Krylov methods of the package in an earlier basis, which is known at the nodes only."""
 
     anchor: Fields
 
@@ -359,7 +356,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     problem, theta = anchored(args)
-    names, free = problem.unknowns.names, np.full(len(theta), np.inf)
+    names = problem.unknowns.names
     forward = problem.forward()
     anchor, th = problem.solve(theta, forward), problem.tensor(theta)
     began = time.process_time()
@@ -395,9 +392,7 @@ def main() -> None:
         fields = n.tangents(th, anchor)
         seconds = time.process_time() - began
         found = problem.compare(fields)
-        step = (
-            np.abs(problem.quadratic(theta, found).step(0.0, free) - reference.step(0.0, free)) / sd
-        )
+        step = np.abs(problem.quadratic(theta, found).full_step - reference.full_step) / sd
         change = problem.tensor(moved - theta)
         p = anchor.flow.p + torch.einsum("m,mxyz->xyz", change, fields.flow.dp)
         C = anchor.contrast + torch.einsum("m,mtxyz->txyz", change, fields.d_contrast)

@@ -21,7 +21,7 @@ from tests.variants import for_each
 from .test_engines import small_problem
 
 
-def test_a_problem_comes_back_as_it_was_and_predicts_the_same() -> None:
+def test_a_problem_that_was_read_back_predicts_the_same() -> None:
     problem, theta = small_problem()
     here = problem.solve(theta, problem.forward())
     problem = problem.update_linearisation(theta, here).with_systematic_errors(theta, here)
@@ -55,7 +55,7 @@ class Odd:
     ],
     ids=str,
 )
-def test_arrays_of_every_shape_come_back_to_the_bit(value: np.ndarray) -> None:
+def test_arrays_of_every_shape_are_read_back_bit_for_bit(value: np.ndarray) -> None:
     for kept in (value, torch.tensor(value.copy())):
         again = saving.from_bytes(saving.to_bytes(Odd(kept), [Odd]), [Odd]).value
         assert type(again) is type(kept)
@@ -64,19 +64,19 @@ def test_arrays_of_every_shape_come_back_to_the_bit(value: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("usual", [0.0, np.nan])
-def test_what_is_empty_nearly_everywhere_takes_little_room(usual: float) -> None:
+def test_arrays_of_nearly_one_value_take_little_space(usual: float) -> None:
     field = np.full((40, 40, 40), usual)
     field[10:15, 10:15, 10:15] = 3.0
     assert len(saving.to_bytes(Odd(field), [Odd])) < 0.01 * field.nbytes
 
 
-def test_plain_values_come_back_as_they_were() -> None:
+def test_plain_values_are_read_back_unchanged() -> None:
     value = ({"a": (1, 2.5, "x"), "b": None}, True, float("inf"), -1e-300, 'ü " \\ \n')
     assert saving.from_bytes(saving.to_bytes(Odd(value), [Odd]), [Odd]).value == value
     assert np.isnan(saving.from_bytes(saving.to_bytes(Odd(float("nan")), [Odd]), [Odd]).value)
 
 
-def test_what_could_not_be_read_back_is_not_written() -> None:
+def test_values_that_could_not_be_read_back_are_not_written() -> None:
     for value in (object(), Odd(1), np.array(["text"])):
         with pytest.raises(TypeError):
             saving.to_bytes(value, [])
@@ -102,7 +102,7 @@ def relabelled(**change: str) -> bytes:
     return save(load(content), header | change)
 
 
-SPOILED = {
+DAMAGED = {
     "nothing": b"",
     "text": b"not a checkpoint",
     "a pickle": harmful(),
@@ -115,8 +115,8 @@ SPOILED = {
 }
 
 
-@for_each("content", SPOILED.values())
-def test_a_spoiled_file_is_refused_in_words(content: bytes, tmp_path: Path) -> None:
+@for_each("content", DAMAGED.values())
+def test_a_damaged_file_is_refused_with_its_reason(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the file of a fit|a file of a fit"):
         saving.from_bytes(content, [Odd])
     (tmp_path / FILE).write_bytes(content)
@@ -163,7 +163,7 @@ def test_a_fit_of_version_0_1_is_refused_with_both_versions(tmp_path: Path) -> N
     assert "Run the fit again with this version." in str(error.value)
 
 
-def test_another_thing_than_a_fit_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_holds_no_fit_is_refused(tmp_path: Path) -> None:
     from nanopinn.inference.saved_fit import _SERIALISABLE_CLASSES
     from nanopinn.results.fit_result import CheckResult
 

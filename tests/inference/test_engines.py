@@ -1,6 +1,4 @@
-"""Tangents, engines and check on a small tumour whose data come from a finer grid and another
-scheme.
-"""
+"""Tangents, engines and check; the data come from a finer grid and another time scheme."""
 
 from __future__ import annotations
 
@@ -152,7 +150,7 @@ def test_tangents_equal_central_differences(problem) -> None:
         )
 
 
-def test_images_cannot_inform_the_driving_pressure(problem) -> None:
+def test_no_image_depends_on_the_driving_pressure(problem) -> None:
     p, truth = problem
     J = p.predict(truth, p.forward(), tangents=True).jacobian
     assert float(J[:, p.unknowns.names.index("p_e")].norm()) < 1e-8 * float(J.norm())
@@ -163,7 +161,7 @@ def fit(problem) -> EngineFit:
     return fit_fv(problem[0])
 
 
-def test_gauss_newton_recovers_what_the_images_inform_and_the_check_passes(problem, fit) -> None:
+def test_gauss_newton_recovers_the_identifiable_unknowns_and_the_check_passes(problem, fit) -> None:
     p, truth = problem
     assert fit.run.converged
     sd = np.sqrt(np.diag(fit.run.covariance))
@@ -178,7 +176,7 @@ def test_gauss_newton_recovers_what_the_images_inform_and_the_check_passes(probl
     assert check.passed, check.headline
 
 
-def test_a_profile_through_the_voxels_is_of_full_solves_and_tells_the_bounded_from_the_flat(
+def test_profiles_of_a_voxel_fit_are_full_solutions_and_bounded_only_where_identified(
     fit,
 ) -> None:
     end = FittedProblem.from_fit(fit)

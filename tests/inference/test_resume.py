@@ -1,6 +1,4 @@
-"""A fit that is killed goes on and ends where it would have ended; whole runs are killed in
-tests/test_faults.py.
-"""
+"""Interrupted fits resume from their checkpoint; whole runs are killed in tests/test_faults.py."""
 
 from __future__ import annotations
 
@@ -69,7 +67,7 @@ def test_a_killed_krylov_fit_resumes_to_the_same_result(problem, tmp_path, monke
     np.testing.assert_allclose(again.run.covariance, whole.run.covariance, rtol=1e-8)
 
 
-def test_another_study_is_refused_and_what_changed_is_named(tmp_path) -> None:
+def test_a_checkpoint_of_another_study_is_refused_and_the_change_is_named(tmp_path) -> None:
     CheckpointStore.create_empty(tmp_path, STUDY, "cpu")
     with pytest.raises(
         InputError, match=r"other inputs or settings: fit\.seed changed.*found: 1.*expected: 0"
@@ -79,12 +77,12 @@ def test_another_study_is_refused_and_what_changed_is_named(tmp_path) -> None:
         CheckpointStore.reopen(tmp_path, STUDY | {"dce.nii.gz": "abd"}, "cpu")
 
 
-def test_nothing_to_go_on_with_is_said(tmp_path) -> None:
+def test_resuming_without_a_checkpoint_is_refused(tmp_path) -> None:
     with pytest.raises(InputError, match="no interrupted run"):
         CheckpointStore.reopen(tmp_path / "absent", STUDY, "cpu")
 
 
-def test_a_spoiled_state_is_refused(problem, tmp_path) -> None:
+def test_a_damaged_state_is_refused(problem, tmp_path) -> None:
     save_engine_state(
         CheckpointStore.create_empty(tmp_path, STUDY, "cpu"),
         EngineState("fv", OptimiserState(0, problem.unknowns.prior_mean), problem, None, None),
@@ -96,13 +94,13 @@ def test_a_spoiled_state_is_refused(problem, tmp_path) -> None:
     content = bytearray(file.read_bytes())
     assert read_engine_state(checkpoint_store, "fv").problem.unknowns == problem.unknowns
     content[len(content) // 2] ^= 1
-    for spoiled in (bytes(content), bytes(content[:1000]), b""):
-        file.write_bytes(spoiled)
+    for damaged in (bytes(content), bytes(content[:1000]), b""):
+        file.write_bytes(damaged)
         with pytest.raises(InputError, match="cannot be read"):
             read_engine_state(checkpoint_store, "fv")
 
 
-def test_a_run_that_may_go_on_starts_anew_where_it_cannot(problem, tmp_path) -> None:
+def test_a_run_that_may_resume_starts_from_the_beginning_where_it_cannot(problem, tmp_path) -> None:
     assert (
         CheckpointStore.from_interrupted_run(tmp_path / "absent", STUDY, "cpu", "if kept") is None
     )
@@ -124,7 +122,7 @@ def test_a_run_that_may_go_on_starts_anew_where_it_cannot(problem, tmp_path) -> 
         read_engine_state(CheckpointStore.from_interrupted_run(tmp_path, STUDY, "cpu", True), "fv")
 
 
-def test_a_new_fit_does_not_see_what_an_old_one_left(problem, tmp_path) -> None:
+def test_a_new_fit_does_not_use_the_checkpoints_of_an_old_one(problem, tmp_path) -> None:
     save_engine_state(
         CheckpointStore.create_empty(tmp_path, STUDY, "cpu"),
         EngineState("fv", OptimiserState(0, problem.unknowns.prior_mean), problem, None, None),
@@ -136,7 +134,7 @@ def test_a_new_fit_does_not_see_what_an_old_one_left(problem, tmp_path) -> None:
     assert not tmp_path.exists()
 
 
-def test_a_polite_kill_says_how_to_go_on_and_is_exit_code_130(tmp_path) -> None:
+def test_an_interrupted_command_tells_how_to_resume_and_exits_with_130(tmp_path) -> None:
     partial = tmp_path / "result.partial"
     partial.mkdir()
     with pytest.raises(

@@ -145,9 +145,9 @@ def written(plan: Plan, folder: Path) -> None:
     [
         ("released", "QUANTITY@HOURS"),
         ("dextran@2", "quantity of an image is unknown.*dextran"),
-        ("released@-1", "before the dose"),
-        ("released@0", "before the dose"),
-        ("released@soon", "time of an image is no number"),
+        ("released@-1", "not after the dose"),
+        ("released@0", "not after the dose"),
+        ("released@soon", "time of an image is not a number"),
         ("released@2:0", "no noise"),
         ("released@2:-5%", "no noise"),
         ("released@2:5", "exceeds its largest value"),
