@@ -93,7 +93,11 @@ class TumourModel:
         )
 
     def value(self, symbol: str) -> Number:
-        """A parameter by its symbol: the model's own or the table's, times its scalar multipliers."""
+        """Value of a parameter, the model's own or the table's, times its scalar multipliers.
+
+        Args:
+            symbol: of the parameter.
+        """
         factors = [self.scalars[name] for name in multipliers_of(symbol)]
         return math.prod(factors, start=parameter_lookup(self.values)(symbol))
 
