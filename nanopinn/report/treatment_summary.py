@@ -1,11 +1,58 @@
-"""Text summaries of simulations and of comparisons of treatment arms."""
+"""Text summaries of treatments, simulations and comparisons of treatment arms."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from nanopinn.parameters import value
+from nanopinn.parameters.units import HOUR, ZERO_CELSIUS
+from nanopinn.physics.treatment import Treatment
 from nanopinn.results.comparison_result import Comparison, OutcomeChange, RadiationComparison
 from nanopinn.results.simulation_result import MassBalance, Simulation
+
+_HEAT_EFFECTS = (
+    "Heat also lowers the driving pressure of vessels (factor {p_e:g} at the end of a heating, for"
+    " {hours:g} h) and raises the permeability of their walls to the carrier (factor {P:g},"
+    " recovering with a time constant of {t:g} h). These are medians of wide priors from mice,"
+    " whatever the temperature and duration."
+)
+
+
+def heat_assumptions(treatment: Treatment) -> tuple[str, ...]:
+    """Assumptions on the effects of the heatings, as sentences.
+
+    Args:
+        treatment: with or without heatings.
+    """
+    found = []
+    hottest = max(
+        (h.temperature_K for h in treatment.heatings if h.temperature_K is not None), default=0.0
+    )
+    if hottest > value("T_stasis"):
+        found.append(vascular_stasis_warning(hottest))
+    if treatment.heating_intervals_s:
+        hours, t = (value(s) / HOUR for s in ("HT_t_IFP", "HT_t_Pl"))
+        found.append(_HEAT_EFFECTS.format(p_e=value("HT_IFP"), hours=hours, P=value("HT_Pl"), t=t))
+    elif treatment.heatings:
+        why = "" if treatment.heat_effects is None else f" below {value('HT_T') - ZERO_CELSIUS:g} C"
+        found.append(
+            "Heat triggers release and changes nothing else: its effects on pressure and walls"
+            f" are left out{why}."
+        )
+    return tuple(found)
+
+
+def vascular_stasis_warning(T_K: float) -> str:
+    """Warning for a temperature at which perfusion shuts down.
+
+    Args:
+        T_K: temperature, K.
+    """
+    return (
+        f"Warning: {T_K - ZERO_CELSIUS:.3g} C is above {value('T_stasis') - ZERO_CELSIUS:g} C,"
+        " at which perfusion of tumours shuts down. The model keeps the vessels perfused, so that"
+        " delivery is overestimated."
+    )
 
 
 def format_assumptions(assumptions: tuple[str, ...] | list[str]) -> str:

@@ -23,7 +23,8 @@ from nanopinn.physics.heat import (
     scheduled_temperature,
     steady_heating_power,
 )
-from nanopinn.physics.treatment import Heating, Treatment, vascular_stasis_warning
+from nanopinn.physics.treatment import Heating, Treatment
+from nanopinn.report.treatment_summary import vascular_stasis_warning
 from nanopinn.solvers.linear_pools import solve_bioheat
 from nanopinn.studies.tissue_source import SimulatedTissue
 

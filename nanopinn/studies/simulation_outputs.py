@@ -29,6 +29,7 @@ from nanopinn.parameters.units import (
 from nanopinn.physics.drug_pools import DRUG_POOLS, volume_fractions
 from nanopinn.physics.plasma import PlasmaInput
 from nanopinn.physics.treatment import GivenDose, Heating, Treatment
+from nanopinn.report.treatment_summary import heat_assumptions
 from nanopinn.results.fit_result import FieldEstimate, MapEstimate
 from nanopinn.results.simulation_result import MassBalance, PlasmaExposure, Simulation, TimeCourses
 from nanopinn.solvers.forward import FlowSolution
@@ -326,7 +327,7 @@ def _notes(t: Treatment) -> list[str]:
             "Radiation changes vessels and pressure by medians, of wide priors unless two scans"
             " were given: it is inconsistent in the literature even in direction."
         )
-    notes += t.heat_assumptions()
+    notes += heat_assumptions(t)
     if t.changes_tissue:
         notes.append(
             "What changes flow and walls is held for stretches of at most"

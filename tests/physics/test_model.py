@@ -15,9 +15,9 @@ from nanopinn.parameters.unknown_registry import RELEASE_LAW
 from nanopinn.physics.cell_kill import CELLS_PER_UNIT
 from nanopinn.physics.drug_pools import FULL_POOLS, DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation_library import PH_SENSITIVE, THERMOSENSITIVE
-from nanopinn.physics.model_description import describe_model
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel
+from nanopinn.report.model_description import describe_model
 
 PHYSICS = Path(nanopinn.__file__).parent / "physics"
 SHAPE = (4, 4, 4)

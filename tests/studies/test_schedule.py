@@ -12,6 +12,7 @@ import torch
 from nanopinn.errors import InputError
 from nanopinn.physics.formulation_library import FREE, PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.treatment import Treatment
+from nanopinn.report.treatment_summary import heat_assumptions
 from nanopinn.studies.schedule import read_schedule
 from tests.variants import for_each
 
@@ -113,8 +114,8 @@ def test_heat_has_its_effects_unless_the_schedule_says_no(tmp_path: Path) -> Non
     )
     assert with_effects.factors(7200.0)["P_l"] > 2
     assert without.factors(7200.0) == {}
-    assert any("pressure" in s and "0.5" in s for s in with_effects.heat_assumptions())
-    assert any("left out" in s for s in without.heat_assumptions())
+    assert any("pressure" in s and "0.5" in s for s in heat_assumptions(with_effects))
+    assert any("left out" in s for s in heat_assumptions(without))
 
 
 def test_factors_of_heat_and_radiation_multiply_also_when_they_are_drawn(tmp_path: Path) -> None:
@@ -139,10 +140,10 @@ def test_factors_of_heat_and_radiation_multiply_also_when_they_are_drawn(tmp_pat
 
 def test_heat_that_closes_vessels_is_warned_of(tmp_path: Path) -> None:
     mild, hot = (
-        read(tmp_path, DOSE + HEAT.replace("42", str(T)) + RUN).heat_assumptions() for T in (45, 46)
+        heat_assumptions(read(tmp_path, DOSE + HEAT.replace("42", str(T)) + RUN)) for T in (45, 46)
     )
     assert not any("Warning" in s for s in mild)
-    assert any("46 C" in s and "perfusion shut-down" in s for s in hot)
+    assert any("46 C" in s and "perfusion of tumours shuts down" in s for s in hot)
 
 
 def test_thermometry_stands_beside_the_schedule(tmp_path: Path) -> None:

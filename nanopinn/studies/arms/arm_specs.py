@@ -15,6 +15,7 @@ from nanopinn.io.volumes import read_sidecar, sidecar_path
 from nanopinn.parameters.units import HOUR, MG, MINUTE
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.treatment import GivenDose, Treatment
+from nanopinn.report.treatment_summary import heat_assumptions
 from nanopinn.settings import ComparisonSettings, DoseAmount, FractionSpec, HeatingSpec
 from nanopinn.studies.schedule import (
     find_formulation,
@@ -248,7 +249,7 @@ def _describe_heating(arms: Sequence[Arm], heat_all: bool) -> list[str]:
         if cold
         else f"Heat is given to {names}."
     )
-    return [who, *warm[0].treatment.heat_assumptions()]
+    return [who, *heat_assumptions(warm[0].treatment)]
 
 
 def _describe_user_formulations(formulations: Sequence[Formulation]) -> list[str]:
