@@ -64,8 +64,7 @@ def objective_gradient(
         problem: problem with its systematic errors.
         theta: coordinates, ``(m,)``.
         shapes: basis functions of fields that replace those of the maps and with respect to which
-            the
-            gradient is computed, ``(k, x, y, z)`` each.
+            the gradient is computed, ``(k, x, y, z)`` each.
         pressure: initial guess of the pressure solve, on the flow grid, Pa.
 
     Returns:

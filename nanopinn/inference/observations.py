@@ -251,8 +251,7 @@ class TimeSeries:
             measured: measured values, ``(n,)``; NaN where nothing was measured.
             state: index of the observed state.
             noise_sd: standard deviation of all values, or of each value, ``(n,)``; None if it is to
-                be
-                estimated.
+                be estimated.
 
         Returns:
             The series.

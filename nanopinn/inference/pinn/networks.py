@@ -63,8 +63,7 @@ class Perceptron:
         Args:
             rng: generator of random numbers.
             weight_scale: standard deviation of the first layer's weights times sqrt(inputs), and
-                largest
-                size of its biases.
+                largest size of its biases.
 
         Returns:
             Weight vector, ``(w,)``.
