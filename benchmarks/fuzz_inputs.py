@@ -1,4 +1,4 @@
-# ruff: noqa: E501  # lists of values read better in long lines
+# lists of values read better in long lines
 """What the fuzzer hands over: valid inputs, how they are spoiled, and who reads them."""
 
 from __future__ import annotations

@@ -277,8 +277,8 @@ def study(
 ) -> Tally:
     """Kill so many times."""
     import nanopinn.cli.app
-    import nanopinn.report.comparison_folder
     import nanopinn.report.result_folder
+    import nanopinn.report.treatment_folder
     import nanopinn.studies.arms.compare  # noqa: F401
     from nanopinn.phantoms.synthetic_study import make_phantom
     from nanopinn.settings import PhantomSettings

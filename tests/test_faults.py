@@ -135,11 +135,11 @@ def test_full_gpu_falls_back_to_the_cpu_and_reports_it(
         workflow, "replace", lambda value, **new: SimpleNamespace(**{**vars(value), **new})
     )
     answer = SimpleNamespace(runs={"fv": run})
-    on = lambda device: SimpleNamespace(
-        problem=SimpleNamespace(
-            setting=SimpleNamespace(maps=SimpleNamespace(phi=torch.zeros(1, device=device)))
-        )
-    )  # noqa: E731
+
+    def on(device: str) -> SimpleNamespace:
+        maps = SimpleNamespace(phi=torch.zeros(1, device=device))
+        return SimpleNamespace(problem=SimpleNamespace(setting=SimpleNamespace(maps=maps)))
+
     checkpoint_store = SimpleNamespace(resumed=False, device="cuda")
     found = workflow._infer_with_cpu_fallback(
         None, on("meta"), SETTINGS, None, {}, checkpoint_store

@@ -324,7 +324,7 @@ def _run_one(
     verbose: bool,
 ) -> str:
     from nanopinn.io.output import reserve_output_folder
-    from nanopinn.report.simulation_folder import write_simulation
+    from nanopinn.report.treatment_folder import write_simulation
     from nanopinn.report.treatment_summary import format_assumptions, format_simulation
     from nanopinn.studies.simulate import run_simulation
 
@@ -362,7 +362,7 @@ def _compare(
 ) -> str:
     from nanopinn.io.checkpoint_store import delete_checkpoints
     from nanopinn.io.output import reserve_output_folder
-    from nanopinn.report.comparison_folder import write_comparison
+    from nanopinn.report.treatment_folder import write_comparison
     from nanopinn.report.treatment_summary import format_assumptions, format_comparison
     from nanopinn.studies.arms.compare import compare_arms
 

@@ -26,7 +26,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from nanopinn.napari_plugin.running import ConvergencePlots, RunBar
+from nanopinn.napari_plugin.worker import ConvergencePlots, RunBar
 
 if TYPE_CHECKING:
     from nanopinn.results.fit_result import ScalarEstimate

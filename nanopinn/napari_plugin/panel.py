@@ -28,13 +28,12 @@ from nanopinn.napari_plugin.command_line import format_command_line
 from nanopinn.napari_plugin.fit_form import FitTab, MapsTab
 from nanopinn.napari_plugin.layers import is_comparison
 from nanopinn.napari_plugin.notify import notify_errors, notify_info, notify_warning
-from nanopinn.napari_plugin.running import RunBar
 from nanopinn.napari_plugin.scene import LayerManager
 from nanopinn.napari_plugin.sources import plugin_metadata
 from nanopinn.napari_plugin.study_form import StudyTab
 from nanopinn.napari_plugin.therapy_form import TherapyTab
 from nanopinn.napari_plugin.voxel_chart import VoxelCurves, VoxelDock
-from nanopinn.napari_plugin.worker import Worker
+from nanopinn.napari_plugin.worker import RunBar, Worker
 
 if TYPE_CHECKING:
     import napari

@@ -23,8 +23,8 @@ from qtpy.QtWidgets import (
 
 from nanopinn.errors import InputError
 from nanopinn.napari_plugin.layers import QUANTITIES, ClusterCurves, read_cluster_curves
-from nanopinn.napari_plugin.running import RunBar
 from nanopinn.napari_plugin.voxel_chart import COLOURS, Chart, Line
+from nanopinn.napari_plugin.worker import RunBar
 
 ARM_DESCRIPTIONS = {
     "free": "free doxorubicin",

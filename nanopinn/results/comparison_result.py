@@ -125,13 +125,13 @@ class VoxelCluster:
     Attributes:
         voxels: Number of voxels.
         values: Cluster means at the medians of all inputs, by name with unit.
-        lethal: Fraction of the cells beyond the limit that are lethally exposed, by arm: median
-            and central 90 % interval.
+        lethal_fraction: Fraction of the cells beyond the limit that are lethally exposed, by arm:
+            median and central 90 % interval.
     """
 
     voxels: int
     values: Mapping[str, float]
-    lethal: Mapping[str, tuple[float, float, float]]
+    lethal_fraction: Mapping[str, tuple[float, float, float]]
 
 
 @dataclass(frozen=True)

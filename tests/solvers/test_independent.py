@@ -27,7 +27,7 @@ def tissue() -> FlowCoefficients:
     g = torch.Generator().manual_seed(1)
     draw = lambda scale: (
         scale * torch.exp(torch.randn(GRID.shape, dtype=torch.float64, generator=g))
-    )  # noqa: E731
+    )
     return FlowCoefficients(
         K=draw(2e-14),
         LpSV=draw(2e-7),

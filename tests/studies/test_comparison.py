@@ -11,7 +11,7 @@ import pytest
 
 from nanopinn.errors import InputError
 from nanopinn.physics.cell_kill import KILL_MODELS
-from nanopinn.report.comparison_folder import write_comparison
+from nanopinn.report.treatment_folder import write_comparison
 from nanopinn.report.treatment_summary import describe_radiation_effect
 from nanopinn.results.comparison_result import Comparison
 from nanopinn.settings import ComparisonSettings, HeatingSpec, PhantomSettings

@@ -18,7 +18,7 @@ from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIV
 from nanopinn.physics.plasma import Dose, PlasmaInput
 from nanopinn.physics.radiation import Fraction, RadiationCourse
 from nanopinn.physics.treatment import GivenDose, Heating, Treatment
-from nanopinn.report.simulation_folder import write_simulation
+from nanopinn.report.treatment_folder import write_simulation
 from nanopinn.report.treatment_summary import format_simulation
 from nanopinn.results.simulation_result import Simulation
 from nanopinn.solvers.forward import ForwardModel

@@ -27,7 +27,7 @@ from nanopinn.physics.radiation import Fraction, RadiationCourse
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.treatment import GivenDose, Heating, Treatment
 from nanopinn.physics.tumour import TumourModel
-from nanopinn.report.simulation_folder import write_simulation
+from nanopinn.report.treatment_folder import write_simulation
 from nanopinn.results.simulation_result import Simulation
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive

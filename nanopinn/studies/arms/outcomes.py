@@ -313,22 +313,24 @@ def _describe_lethal_shares(arm: str, rows: Mapping[str, Outcome], limit_um: flo
 
 
 def _describe_groups(arm: str, groups: Sequence[VoxelCluster], limit_um: float) -> str:
-    known = [g for g in groups if arm in g.lethal and np.isfinite(g.lethal[arm][0])]
+    known = [
+        g for g in groups if arm in g.lethal_fraction and np.isfinite(g.lethal_fraction[arm][0])
+    ]
     if len(known) < 2:
         return ""
     best, worst = (
-        max(known, key=lambda g: g.lethal[arm][0]),
-        min(known, key=lambda g: g.lethal[arm][0]),
+        max(known, key=lambda g: g.lethal_fraction[arm][0]),
+        min(known, key=lambda g: g.lethal_fraction[arm][0]),
     )
-    if best.lethal[arm][0] - worst.lethal[arm][0] < 0.01:
+    if best.lethal_fraction[arm][0] - worst.lethal_fraction[arm][0] < 0.01:
         return (
-            f"The fraction is the same in all clusters of voxels: {best.lethal[arm][0]:.0%} by the"
-            f" {KILL_MODELS['peak'].name}."
+            "The fraction is the same in all clusters of voxels:"
+            f" {best.lethal_fraction[arm][0]:.0%} by the {KILL_MODELS['peak'].name}."
         )
 
     def described(g: VoxelCluster) -> str:
         return (
-            f"{g.lethal[arm][0]:.0%} in {g.voxels} voxels"
+            f"{g.lethal_fraction[arm][0]:.0%} in {g.voxels} voxels"
             f" ({', '.join(f'{k} {v:.3g}' for k, v in g.values.items())})"
         )
 
