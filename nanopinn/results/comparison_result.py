@@ -187,6 +187,34 @@ class RadiationComparison:
 
 
 @dataclass(frozen=True)
+class GlobalSensitivity:
+    """Sensitivity of one outcome to its inputs.
+
+    Attributes:
+        outcome: name of the outcome.
+        inputs: names by falling effect.
+        effect: mean absolute elementary effect of each, in the outcome's unit.
+        effect_sd: standard deviation of the elementary effects, which shows interaction or
+            non-linearity.
+        leading: inputs with Sobol indices.
+        first: first-order Sobol index of each of these; the other inputs are at their medians.
+        total: total Sobol index.
+        total_error: half the 95 % interval of the total index.
+        valid_share: fraction of the points at which the outcome exists.
+    """
+
+    outcome: str
+    inputs: tuple[str, ...]
+    effect: Array = field(repr=False)
+    effect_sd: Array = field(repr=False)
+    leading: tuple[str, ...]
+    first: Array = field(repr=False)
+    total: Array = field(repr=False)
+    total_error: Array = field(repr=False)
+    valid_share: float
+
+
+@dataclass(frozen=True)
 class InputSensitivity:
     """Sensitivity of an outcome to one input.
 

@@ -184,11 +184,7 @@ class Patient:
             problem.setting.rim,
             imaged_formulation,
         )
-        median = {
-            k: float(v[0]) if v.ndim == 1 else v[0]
-            for k, v in patient.scalars_at(point[None]).items()
-        }
-        return replace(patient, tissue=replace(tissue, scalars=median))
+        return patient._with_medians_at(point)
 
     @classmethod
     def from_phantom(cls, settings: PhantomSettings, device: str = "cpu") -> Patient:
@@ -206,16 +202,15 @@ class Patient:
             raise InputError(
                 "the prior of the arterial input's scale is not part of a posterior", field=extra[0]
             )
+        prior = replace(self, mean=u.prior_mean, covariance=np.diag(u.prior_sd**2))
+        return prior._with_medians_at(u.prior_mean)
+
+    def _with_medians_at(self, theta: Array) -> Patient:
+        """The same with the scalars of its tissue at coordinates ``(m,)``."""
         median = {
-            k: float(v[0]) if v.ndim == 1 else v[0]
-            for k, v in self.scalars_at(u.prior_mean[None]).items()
+            k: float(v[0]) if v.ndim == 1 else v[0] for k, v in self.scalars_at(theta[None]).items()
         }
-        return replace(
-            self,
-            tissue=replace(self.tissue, scalars=median),
-            mean=u.prior_mean,
-            covariance=np.diag(u.prior_sd**2),
-        )
+        return replace(self, tissue=replace(self.tissue, scalars=median))
 
     def scalars_at(self, theta: Array) -> dict[str, Array]:
         """Scalars of the model at given coordinates.
@@ -248,16 +243,6 @@ class Patient:
             return np.ones(len(theta))
         at = self.names.index(AIF_SCALE)
         return np.asarray(np.exp(theta[:, at] - self.mean[at]))
-
-    def __repr__(self) -> str:
-        known = ", ".join(
-            f"{n} +- {sd:.2g}"
-            for n, sd in zip(self.names, np.sqrt(np.diag(self.covariance)), strict=True)
-        )
-        return (
-            f"Patient({'x'.join(map(str, self.tissue.grid.shape))} voxels;"
-            f" {known or 'all scalars known'})"
-        )
 
 
 #: Parameters of every arm besides those of its formulation: walls and interstitium, cells, vessels

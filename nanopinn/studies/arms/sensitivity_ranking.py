@@ -13,7 +13,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from nanopinn.physics.heat import TemperatureCourse
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.treatment import Treatment
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.comparison_result import InputSensitivity
+from nanopinn.results.comparison_result import GlobalSensitivity, InputSensitivity
 from nanopinn.solvers.krogh_exposure import KillCriteria
 from nanopinn.solvers.krogh_treatment import MicroscaleModel, solve_exposure
 from nanopinn.studies.arms.draws import Patient
@@ -91,49 +91,6 @@ class UncertainInput:
     values_at_deviates: Callable[[Array], Array]
 
 
-@dataclass(frozen=True)
-class Sensitivity:
-    """Sensitivity of one outcome to its inputs.
-
-    Attributes:
-        outcome: name of the outcome.
-        inputs: names by falling effect.
-        effect: mean absolute elementary effect of each, in the outcome's unit.
-        effect_sd: standard deviation of the elementary effects, which shows interaction or
-            non-linearity.
-        leading: inputs with Sobol indices.
-        first: first-order Sobol index of each of these; the other inputs are at their medians.
-        total: total Sobol index.
-        total_error: half the 95 % interval of the total index.
-        valid_share: fraction of the points at which the outcome exists.
-    """
-
-    outcome: str
-    inputs: tuple[str, ...]
-    effect: Array = field(repr=False)
-    effect_sd: Array = field(repr=False)
-    leading: tuple[str, ...]
-    first: Array = field(repr=False)
-    total: Array = field(repr=False)
-    total_error: Array = field(repr=False)
-    valid_share: float
-
-    def __str__(self) -> str:
-        lines = [f"{self.outcome} ({self.valid_share:.0%} of the points)"]
-        for name, effect, sd in zip(self.inputs, self.effect, self.effect_sd, strict=True):
-            at = self.leading.index(name) if name in self.leading else None
-            share = (
-                ""
-                if at is None
-                else (
-                    f"   first {self.first[at]:5.2f}, total {self.total[at]:5.2f} +-"
-                    f" {self.total_error[at]:.2f}"
-                )
-            )
-            lines.append(f"  {name:16s}{effect:10.3g} ({sd:.2g}){share}")
-        return "\n".join(lines)
-
-
 def rank_inputs(
     inputs: Sequence[UncertainInput],
     evaluate: OutcomeEvaluator,
@@ -142,7 +99,7 @@ def rank_inputs(
     leading: int = 6,
     points: int = 64,
     seed: int = 0,
-) -> dict[str, Sensitivity]:
+) -> dict[str, GlobalSensitivity]:
     """Rank inputs by their effect on every outcome, with Sobol indices of the most influential.
 
     The cost is ``trajectories (inputs + 1) + points (leading + 2)`` evaluations, in two calls.
@@ -182,7 +139,7 @@ def rank_inputs(
 
 def _morris(
     inputs: Sequence[UncertainInput], evaluate: OutcomeEvaluator, trajectories: int, seed: int
-) -> dict[str, Sensitivity]:
+) -> dict[str, GlobalSensitivity]:
     from SALib.analyze import morris as analysis
     from SALib.sample import morris as sampling
 
@@ -195,7 +152,7 @@ def _morris(
         order = np.argsort(-np.asarray(S["mu_star"]), kind="stable")
         none = np.zeros(0)
         names = tuple(inputs[i].name for i in order)
-        found[outcome] = Sensitivity(
+        found[outcome] = GlobalSensitivity(
             outcome,
             names,
             np.asarray(S["mu_star"])[order],
@@ -215,8 +172,8 @@ def _sobol(
     evaluate: OutcomeEvaluator,
     points: int,
     seed: int,
-    screened: Mapping[str, Sensitivity],
-) -> dict[str, Sensitivity]:
+    screened: Mapping[str, GlobalSensitivity],
+) -> dict[str, GlobalSensitivity]:
     from SALib.analyze import sobol as analysis
     from SALib.sample import sobol as sampling
 
@@ -233,7 +190,7 @@ def _sobol(
             S = analysis.analyze(problem, Y[rows], calc_second_order=False, seed=seed)
             first, total, error = (np.asarray(S[key]) for key in ("S1", "ST", "ST_conf"))
         names = tuple(i.name for i in chosen)
-        found[outcome] = Sensitivity(
+        found[outcome] = GlobalSensitivity(
             outcome,
             s.inputs,
             s.effect,
@@ -303,7 +260,7 @@ def rank_penetration_inputs(
     points: int = 64,
     seed: int = 0,
     progress: Progress = ignore_progress,
-) -> dict[str, Sensitivity]:
+) -> dict[str, GlobalSensitivity]:
     """Rank inputs by their effect on cell kill far from vessels.
 
     The outcomes are the fraction of cells beyond ``counted.far_distance_m`` that are killed, the
