@@ -21,8 +21,12 @@ _FILE = re.compile(rf"(.+\.nii(?:\.gz)?)(?:@{_NUMBER})?")
 _RADIATION = re.compile(rf"{_NUMBER}@{_NUMBER}")
 
 
-def parse_dose(text: str) -> DoseAmount:
+def parse_dose(text: str, field: str = "dose") -> DoseAmount:
     """Parse a dose, ``50mg/m2`` or ``90mg``.
+
+    Args:
+        text: of the option.
+        field: name of the parameter in errors.
 
     Raises:
         InputError: the text is neither.
@@ -31,7 +35,7 @@ def parse_dose(text: str) -> DoseAmount:
     if found is None:
         raise InputError(
             "the dose cannot be read",
-            field="dose",
+            field=field,
             found=text,
             expected='"50mg/m2" or "90mg"',
             remedy="Amounts are in mg: usual doses of doxorubicin are 20 to 60 mg/m2.",

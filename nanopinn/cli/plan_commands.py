@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanopinn.cli.config import build_settings
+from nanopinn.cli.option_syntax import parse_dose
 from nanopinn.cli.options import Config, Device, Overwrite, Quiet, Verbose, with_imaging_options
 from nanopinn.cli.progress_display import progress_display
 from nanopinn.errors import InputError
@@ -204,6 +205,11 @@ def minimal_imaging(
     Example: nanopinn minimal-imaging --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --drug
     drug_2h.nii.gz drug_24h.nii.gz
     """
+    from nanopinn.report.plan_summary import (
+        describe_minimal_imaging,
+        format_minimal_imaging,
+        tabulate_minimal_imaging,
+    )
     from nanopinn.report.result_files import reserve_table_file, write_table
     from nanopinn.report.treatment_summary import format_assumptions
     from nanopinn.settings import ComparisonSettings, FitSettings
@@ -225,7 +231,7 @@ def minimal_imaging(
     )
     given = {
         "arms": (arm,),
-        "dose": drug_dose,
+        "dose": parse_dose(drug_dose, "drug_dose") if drug_dose else None,
         "heat": (heat,) if heat else None,
         "draws": draws,
         "seed": seed,
@@ -245,13 +251,14 @@ def minimal_imaging(
                 progress=progress,
             )
         assumed = [*notes, *found.assumptions]
-        typer.echo(found.summary())
+        typer.echo(format_minimal_imaging(found))
         typer.echo(format_assumptions(assumed))
         if out is not None:
             metadata = {
                 "outcome": found.outcome,
                 "draws": found.draws,
-                "in_words": found.describe(),
+                "in_words": describe_minimal_imaging(found),
                 "assumptions": assumed,
             }
-            typer.echo(f"Table: {write_table(out, found.table(), metadata, overwrite=overwrite)}")
+            rows = tabulate_minimal_imaging(found)
+            typer.echo(f"Table: {write_table(out, rows, metadata, overwrite=overwrite)}")

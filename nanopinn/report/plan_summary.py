@@ -1,4 +1,4 @@
-"""A plan as text, and as a table that can be written to a file."""
+"""A plan, and the value of post-dose images, as text and as tables that can be written to a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.report.result_files import write_table
-from nanopinn.results.plan_result import CandidateGain, ExpectedEstimate, Plan
+from nanopinn.results.plan_result import CandidateGain, ExpectedEstimate, MinimalImaging, Plan
 
 #: Expected information below which an image is not recommended, nats: every sd would shrink by 1 %
 #: in all.
@@ -190,3 +190,47 @@ def write_plan(
         "seconds": plan.seconds,
     }
     return write_table(out, plan_rows(plan), metadata, name="expected", overwrite=overwrite)
+
+
+def format_minimal_imaging(found: MinimalImaging) -> str:
+    """A row for each stage of imaging, and a conclusion."""
+    head = f"{found.outcome}, {found.unit}" if found.unit != "1" else found.outcome
+    lines = [f"{head:40s}{'images':>8s}{'median':>12s}{'95 %':>26s}{'sd of ln':>10s}  informed"]
+    for stage in (*found.stages, found.remaining):
+        interval = f"{stage.low:.3g} .. {stage.high:.3g}"
+        informed = ", ".join(stage.informed) or "-"
+        lines.append(
+            f"{stage.name:40s}{stage.images:8d}{stage.median:12.4g}{interval:>26s}"
+            f"{stage.sd:10.3f}  {informed}"
+        )
+    return "\n".join([*lines, describe_minimal_imaging(found)])
+
+
+def tabulate_minimal_imaging(found: MinimalImaging) -> list[dict[str, object]]:
+    """A row for each stage of imaging, as a file holds it."""
+    return [
+        {
+            "known": stage.name,
+            "images": stage.images,
+            "median": stage.median,
+            "low_95": stage.low,
+            "high_95": stage.high,
+            "sd_of_ln": stage.sd,
+            "informed": ", ".join(stage.informed),
+        }
+        for stage in (*found.stages, found.remaining)
+    ]
+
+
+def describe_minimal_imaging(found: MinimalImaging) -> str:
+    """By how much the images reduce the uncertainty of the outcome, as a sentence."""
+    first, last = found.stages[0], found.stages[-1]
+    steps = "; ".join(
+        f"{after.name}: {1 - after.sd / before.sd:.0%} less than {before.name}"
+        for before, after in zip(found.stages[:-1], found.stages[1:], strict=True)
+    )
+    return (
+        f"The sd of ln({found.outcome}) falls from {first.sd:.2f} ({first.name}) to"
+        f" {last.sd:.2f} ({last.name}): {steps}. Of this, {found.remaining.sd:.2f} would remain even"
+        " if all unknowns of the tumour were known."
+    )

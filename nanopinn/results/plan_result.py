@@ -103,3 +103,48 @@ class Plan:
 
     def __getitem__(self, name: str) -> ExpectedEstimate:
         return next(e for e in self.expected if e.name == name)
+
+
+@dataclass(frozen=True)
+class ImagingStage:
+    """An outcome with the posterior of the tumour after some of the images.
+
+    Attributes:
+        name: images that were fitted.
+        images: number of times with post-dose images.
+        median: outcome with all inputs at their medians.
+        low: lower end of the central 95 % of the draws.
+        high: upper end of the central 95 % of the draws.
+        sd: standard deviation of the outcome's natural logarithm over the draws.
+        informed: unknowns that the images informed.
+    """
+
+    name: str
+    images: int
+    median: float
+    low: float
+    high: float
+    sd: float
+    informed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MinimalImaging:
+    """Uncertainty of an outcome from the prior to no, one and more post-dose images, and if all
+    unknowns of the tumour were known.
+
+    Attributes:
+        outcome: name of the outcome.
+        unit: of the outcome.
+        stages: the prior first.
+        remaining: with all unknowns of the tumour at their estimates.
+        draws: number of draws.
+        assumptions: one sentence each.
+    """
+
+    outcome: str
+    unit: str
+    stages: tuple[ImagingStage, ...]
+    remaining: ImagingStage
+    draws: int
+    assumptions: tuple[str, ...]

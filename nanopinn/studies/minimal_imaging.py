@@ -1,14 +1,14 @@
-"""How much each post-dose image is worth: the same tumour fitted without any, with the first, with
-the first two, and so on.
+"""Value of post-dose images for an outcome of a treatment: the same tumour is fitted without any,
+with the images of the first time, of the first two, and so on.
 
-An outcome is worked out over the same draws of everything else each time, so that only what the
-images say of the tumour differs.
+The draws of all other inputs are the same every time, so that only the posterior of the tumour
+differs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,7 @@ from nanopinn.inference.pose import load_drug_images, pose_problem_from_images
 from nanopinn.inference.uncertainty.identifiability import validate_problem
 from nanopinn.parameters.units import HOUR
 from nanopinn.progress import Progress, ignore_progress
+from nanopinn.results.plan_result import ImagingStage, MinimalImaging
 from nanopinn.settings import FitSettings
 from nanopinn.studies.arms.draws import InputDraws, Patient, draw_inputs
 
@@ -36,89 +37,6 @@ Array = NDArray[np.float64]
 
 #: A positive number for every draw, ``(draw,)``, of a patient.
 OutcomeFunction = Callable[[Patient, InputDraws], Array]
-
-
-@dataclass(frozen=True)
-class ImagingStage:
-    """The outcome under what is known of the tumour at one stage.
-
-    Attributes:
-        name: what was seen. images: how many were.
-        median: of all inputs at their medians. low, high: central 95 % of the draws, in the
-            outcome's unit.
-        sd: of the outcome's natural logarithm over the draws.
-        informed: unknowns that the images set, rather than the prior.
-    """
-
-    name: str
-    images: int
-    median: float
-    low: float
-    high: float
-    sd: float
-    informed: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class MinimalImaging:
-    """How the spread of an outcome shrinks from the prior to no, one and more images, and what
-    would be left if they said everything.
-
-    Attributes:
-        outcome, unit: what it is of. stages: the prior first. left: with every unknown of the
-            tumour known exactly.
-        draws: how many. assumptions: one sentence each.
-    """
-
-    outcome: str
-    unit: str
-    stages: tuple[ImagingStage, ...]
-    remaining: ImagingStage
-    draws: int
-    assumptions: tuple[str, ...]
-
-    def summary(self) -> str:
-        """A row per stage."""
-        head = f"{self.outcome}, {self.unit}" if self.unit != "1" else self.outcome
-        lines = [f"{head:40s}{'images':>8s}{'median':>12s}{'95 %':>26s}{'sd of ln':>10s}  informed"]
-        for w in (*self.stages, self.remaining):
-            interval, informed_names = f"{w.low:.3g} .. {w.high:.3g}", ", ".join(w.informed) or "-"
-            lines.append(
-                f"{w.name:40s}{w.images:8d}{w.median:12.4g}{interval:>26s}{w.sd:10.3f} "
-                f" {informed_names}"
-            )
-        return "\n".join([*lines, self.describe()])
-
-    def table(self) -> list[dict[str, object]]:
-        """A row per stage, as a file holds it."""
-        return [
-            {
-                "known": w.name,
-                "images": w.images,
-                "median": w.median,
-                "low_95": w.low,
-                "high_95": w.high,
-                "sd_of_ln": w.sd,
-                "informed": ", ".join(w.informed),
-            }
-            for w in (*self.stages, self.remaining)
-        ]
-
-    def describe(self) -> str:
-        """What the images took away of the spread."""
-        first, last = self.stages[0], self.stages[-1]
-        more = "; ".join(
-            f"{b.name}: {1 - b.sd / a.sd:.0%} less than {a.name}"
-            for a, b in zip(self.stages[:-1], self.stages[1:], strict=True)
-        )
-        return (
-            f"The sd of ln({self.outcome}) falls from {first.sd:.2f} ({first.name}) to"
-            f" {last.sd:.2f} ({last.name}): {more}. {self.remaining.sd:.2f} of it rests on what no"
-            " image of this tumour tells."
-        )
-
-    def __repr__(self) -> str:
-        return f"MinimalImaging({self.describe()})"
 
 
 def outcome_uncertainty_by_images(
@@ -133,33 +51,40 @@ def outcome_uncertainty_by_images(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> MinimalImaging:
-    """Fit a tumour with none, one and more of its post-dose images, and see how sure each makes an
-    outcome.
+    """Fit a tumour with none, one and more of its post-dose images, and compute the uncertainty of
+    an outcome each time.
 
-    Images of one time count as one: they are made together. Fits are by the engine ``fv``.
+    Images of one time belong to one session. Fits are by the engine ``fv``.
 
     Args:
-        settings: of the fits; ``drug`` holds the images. arms: that the outcome is of.
-        outcome: of a patient and draws, positive.
+        inputs: of the imaging.
+        settings: of the fits; ``drug`` holds the post-dose images.
+        arms: treatments that the outcome depends on.
+        outcome: positive function of a patient and draws.
+        name: of the outcome.
+        unit: of the outcome.
+        draws: number of draws, 10 or more.
+        seed: of the draws.
+        progress: called with the stage and the fraction that is done.
 
     Raises:
-        InputError: there is no image, something given cannot be used, or there are too few draws
-            for a spread.
+        InputError: there is no post-dose image, an input cannot be used, or there are too few
+            draws.
     """
     if draws < 10:
         raise InputError(
-            "too few draws for a spread", field="draws", found=draws, expected="10 or more"
+            "too few draws for an uncertainty", field="draws", found=draws, expected="10 or more"
         )
     if not (settings.drug or inputs.drug):
         raise InputError(
             "there is no post-dose image",
-            field="--drug",
+            field="drug",
             expected="one or more, at one or more times",
         )
     if any(f.endswith(":neural") for f in settings.field):
         raise InputError(
             "neural fields are not fitted here",
-            field="--field",
+            field="field",
             found=", ".join(settings.field),
             expected="bumps",
         )
@@ -180,7 +105,7 @@ def outcome_uncertainty_by_images(
         )
     known = replace(patients[-1], covariance=np.zeros_like(patients[-1].covariance))
     remaining = _evaluate_stage(
-        "if every unknown of the fit were known",
+        "if all unknowns of the fit were known",
         len(by_time),
         known,
         known.names,
@@ -192,12 +117,12 @@ def outcome_uncertainty_by_images(
     remaining = replace(remaining, informed=())
     notes = (
         (
-            "Images of one time are one session. Each fit starts from the one before it, and its"
-            " posterior is Laplace's."
+            "Images of one time belong to one session. Each fit starts from the one before it; its"
+            " posterior is a Laplace approximation."
         ),
         (
-            f"The same {draws} draws of all other inputs stand in every row: rows differ by what"
-            " images say of the tumour alone."
+            f"The same {draws} draws of all other inputs are used in every row, so that rows differ"
+            " only in the posterior of the tumour."
         ),
     )
     return MinimalImaging(name, unit, tuple(imaging_stages), remaining, draws, notes)
@@ -209,8 +134,17 @@ def fit_sequentially(
     settings: FitSettings,
     show: Progress,
 ) -> list[Patient]:
-    """The patient as known without post-dose images, with those of the first time, of the first
-    two, and so on.
+    """Fit a tumour without post-dose images, with those of the first time, of the first two, and so
+    on; each fit starts from the one before it.
+
+    Args:
+        imaging: maps of the scan.
+        by_time: post-dose images of each time.
+        settings: of the fits.
+        show: progress.
+
+    Returns:
+        The patient after each fit.
     """
     device, start = choose_device(settings.device), None
     patients = []
@@ -263,7 +197,7 @@ def _evaluate_stage(
             field=name,
             found=f"{int((~(found > 0)).sum())} of {found.size} are not",
             expected=f"{n + 1} positive numbers",
-            remedy="Take an outcome that is never 0, a concentration or an area say.",
+            remedy="Take an outcome that is never 0, such as a concentration or an AUC.",
         )
     low, high = np.quantile(found[1:], [0.025, 0.975])
     return ImagingStage(

@@ -13,8 +13,10 @@ from nanopinn import FitSettings, ImagingInputs, PhantomSettings, make_phantom
 from nanopinn.errors import InputError
 from nanopinn.inference.unknowns import scalar_unknowns
 from nanopinn.physics.formulation_library import PH_SENSITIVE
+from nanopinn.report.plan_summary import describe_minimal_imaging, format_minimal_imaging
+from nanopinn.results.plan_result import MinimalImaging
 from nanopinn.studies.arms.draws import InputDraws, Patient
-from nanopinn.studies.minimal_imaging import MinimalImaging, outcome_uncertainty_by_images
+from nanopinn.studies.minimal_imaging import outcome_uncertainty_by_images
 
 from .fitted import arm
 
@@ -74,10 +76,10 @@ def test_an_outcome_that_is_an_unknown_has_its_prior_then_ever_less(found: Minim
 
 @pytest.mark.slow
 def test_the_table_says_how_much_each_image_took_away(found: MinimalImaging) -> None:
-    text = found.summary()
+    text = format_minimal_imaging(found)
     assert "before the dose alone" in text
     assert f"{found.stages[-1].sd:.3f}" in text
-    assert "less than before the dose alone" in found.describe()
+    assert "less than before the dose alone" in describe_minimal_imaging(found)
 
 
 def test_what_has_no_spread_to_speak_of_is_refused(study: Path) -> None:
