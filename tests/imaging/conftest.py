@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.signal import lfilter
 
 from nanopinn.imaging.dce.aif_population import parker
 
@@ -60,15 +61,14 @@ def tissue_curve(
     dt = 0.02
     grid = np.arange(0.0, times[-1] + dt, dt)
     plasma = parker(grid - arrival) / (1 - HCT)
-    K, k = Ktrans_min / 60, Ktrans_min / 60 / ve
-    inside, out, want = np.zeros_like(ve), [], np.rint(times / dt).astype(int)
-    decay = np.exp(-k * dt)
-    for i in range(len(grid)):
-        if i > 0:
-            inside = decay * inside + dt / 2 * (decay * plasma[i - 1] + plasma[i])
-        if i in want:
-            out.append(K * inside + vp * plasma[i])
-    return np.stack(out)
+    want = np.rint(times / dt).astype(int)
+    curves = []
+    for Ktrans, v_e, v_p in np.broadcast(Ktrans_min, ve, vp):
+        decay = np.exp(-Ktrans / 60 / v_e * dt)
+        uptake = np.concatenate([[0.0], dt / 2 * (decay * plasma[:-1] + plasma[1:])])
+        inside = lfilter([1.0], [1.0, -decay], uptake)  # inside[i] = decay inside[i-1] + uptake[i]
+        curves.append(Ktrans / 60 * inside[want] + v_p * plasma[want])
+    return np.stack(curves, axis=-1).reshape(len(want), *np.shape(ve))
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def contents(folder: Path) -> set[bytes]:
     return {p.read_bytes() for p in folder.iterdir()}
 
 
-def test_the_second_run_on_one_output_stops_and_names_the_first(tmp_path: Path) -> None:
+def test_a_second_run_on_one_output_is_refused_and_names_the_first(tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = child(HOLDS, out)
     assert first.stdout is not None
@@ -93,7 +93,7 @@ def test_the_second_run_on_one_output_stops_and_names_the_first(tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir() if p.name != "x"] == ["out"]
 
 
-def test_a_thread_is_kept_out_and_the_holder_is_not(tmp_path: Path) -> None:
+def test_a_lock_excludes_threads_and_allows_nested_calls(tmp_path: Path) -> None:
     out, said = tmp_path / "out", []
 
     def other() -> None:
@@ -113,7 +113,7 @@ def test_a_thread_is_kept_out_and_the_holder_is_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("deadly", range(1, 17))
-def test_a_kill_at_any_step_of_overwriting_leaves_the_old_result_or_the_new(
+def test_a_kill_during_overwriting_leaves_the_old_or_the_new_result(
     tmp_path: Path, deadly: int
 ) -> None:
     out = result(tmp_path / "out", b"old")
@@ -126,7 +126,7 @@ def test_a_kill_at_any_step_of_overwriting_leaves_the_old_result_or_the_new(
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_only_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
+def test_only_files_of_killed_runs_are_deleted(tmp_path: Path) -> None:
     mine = [
         ".out.part-1x",
         "out.part-1",
@@ -153,7 +153,7 @@ def test_an_empty_folder_is_nobodys_result(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "a").read_bytes() == b"new"
 
 
-def test_a_full_disk_leaves_the_old_result_and_no_half(
+def test_a_full_disk_leaves_the_old_result_complete(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = result(tmp_path / "out", b"old")
@@ -169,7 +169,7 @@ def test_a_full_disk_leaves_the_old_result_and_no_half(
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_a_stop_while_writing_leaves_the_old_result_and_no_half(tmp_path: Path) -> None:
+def test_an_interruption_while_writing_leaves_the_old_result(tmp_path: Path) -> None:
     out = result(tmp_path / "out", b"old")
     with pytest.raises(KeyboardInterrupt):
         stopped_while_writing(out)
@@ -200,7 +200,7 @@ def test_a_failed_rename_puts_the_old_result_back(
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_a_file_system_without_locks_is_told_and_written_to(
+def test_a_file_system_without_locks_is_warned_of_and_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def none(*_: int) -> None:
@@ -211,7 +211,7 @@ def test_a_file_system_without_locks_is_told_and_written_to(
         result(tmp_path / "out", b"new")
 
 
-def test_a_folder_that_nobody_may_write_is_refused_before_anything_is_computed(
+def test_a_read_only_folder_is_refused_before_the_computation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = os.open

@@ -40,7 +40,7 @@ def converted(own_study: Study) -> Path:
     return folder
 
 
-def test_the_series_of_a_converted_folder_is_found_and_its_repetition_time_understood(
+def test_the_series_of_a_converted_folder_is_found_with_its_repetition_time(
     own_study: Study, converted: Path
 ) -> None:
     maps = make_maps(ImagingInputs(**own_study.given(dce=converted)))
@@ -49,7 +49,7 @@ def test_the_series_of_a_converted_folder_is_found_and_its_repetition_time_under
     assert any("dcm2niix" in a and "excitation TR" in a for a in maps.assumptions)
 
 
-def test_two_series_in_a_folder_are_a_question_to_the_user(
+def test_two_series_in_a_folder_are_refused_by_their_names(
     own_study: Study, converted: Path
 ) -> None:
     shutil.copy(own_study.dce, converted / "series_6.nii.gz")
@@ -59,7 +59,7 @@ def test_two_series_in_a_folder_are_a_question_to_the_user(
     assert "series_6.nii.gz" in str(caught.value)
 
 
-def test_without_dcm2niix_a_dicom_folder_is_told_how_to_go_on(
+def test_without_dcm2niix_a_dicom_folder_is_refused_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
@@ -72,7 +72,7 @@ def test_without_dcm2niix_a_dicom_folder_is_told_how_to_go_on(
     assert "apt install dcm2niix" in str(caught.value)
 
 
-def test_with_dcm2niix_a_dicom_folder_is_converted_and_leaves_nothing_behind(
+def test_dcm2niix_converts_a_dicom_folder_without_leftovers(
     own_study: Study, converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stand-in for dcm2niix that takes its arguments and writes the study where it is told to."""
@@ -91,7 +91,7 @@ def test_with_dcm2niix_a_dicom_folder_is_converted_and_leaves_nothing_behind(
     assert list_scan_files(dicom) == [dicom / "IM0001"]
 
 
-def test_a_conversion_that_fails_is_said_to_have_failed(
+def test_a_failed_dicom_conversion_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "IM0001").write_bytes(b"no dicom")

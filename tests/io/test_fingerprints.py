@@ -11,7 +11,7 @@ from nanopinn.errors import InputError
 from nanopinn.io.tables import check_files_unchanged, hash_files
 
 
-def test_files_of_one_name_and_sidecars_are_all_listed_with_their_hash(tmp_path: Path) -> None:
+def test_files_of_one_name_and_their_sidecars_are_all_hashed(tmp_path: Path) -> None:
     files = [tmp_path / "a" / "fit.nii.gz", tmp_path / "b" / "fit.nii.gz"]
     for i, file in enumerate(files):
         file.parent.mkdir()

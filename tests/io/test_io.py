@@ -1,4 +1,4 @@
-"""Reading and writing: what is read back is what was written, and no byte of a header is believed."""
+"""Reading and writing of volumes: files give back what was written, and headers are not trusted."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_stored_integers_are_scaled(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, np.arange(60).reshape(5, 4, 3) * 0.5 - 3.0)
 
 
-def test_compression_is_told_by_the_bytes_and_not_by_the_name(tmp_path: Path) -> None:
+def test_compression_is_detected_by_content_and_not_by_name(tmp_path: Path) -> None:
     packed = save(tmp_path / "a.nii.gz", DATA, AFFINE)
     odd = tmp_path / "odd.nii"
     odd.write_bytes(packed.read_bytes())
@@ -82,7 +82,7 @@ def test_metres_and_micrometres_become_millimetres(
     np.testing.assert_allclose(read_volume(path).affine.numpy()[:3], factor * affine[:3], rtol=1e-5)
 
 
-def test_undeclared_units_and_orientation_are_assumed_aloud(tmp_path: Path) -> None:
+def test_undeclared_units_and_orientation_are_assumed_and_noted(tmp_path: Path) -> None:
     volume = read_volume(edited(tmp_path / "a.nii", xyzt_units=0, sform_code=0, qform_code=0))
     assert len(volume.meta["notes"]) == 2
     np.testing.assert_allclose(volume.affine.numpy(), np.diag([1, 1.2, 2, 1]), rtol=1e-6)

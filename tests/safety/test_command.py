@@ -101,7 +101,7 @@ def marked(path: Path) -> None:
     path.write_bytes(gzip.compress(again.to_bytes()))
 
 
-def test_nothing_of_a_header_s_text_or_of_a_sidecar_s_reaches_what_is_written(
+def test_free_text_of_headers_and_sidecars_is_not_written_to_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = build_study(tmp_path)

@@ -103,7 +103,7 @@ class Armed:
         lambda a: sealed(json.dumps({"pickle": "x"})),
     ],
 )
-def test_a_pickle_in_a_fit_s_place_is_refused_and_not_run(
+def test_a_pickle_in_place_of_a_saved_fit_is_refused_and_not_run(
     tmp_path: Path, write: Callable[[Any], bytes]
 ) -> None:
     mark = tmp_path / "ran"
@@ -160,7 +160,7 @@ ONE = '{"0": {"dtype": "F64", "shape": [%s], "data_offsets": [%d, %d]}}'
         ),
     ],
 )
-def test_a_header_that_lies_is_refused(tmp_path: Path, raw: bytes) -> None:
+def test_a_false_safetensors_header_is_refused(tmp_path: Path, raw: bytes) -> None:
     refused(read(tmp_path, raw), "fit.safetensors")
 
 
@@ -169,12 +169,12 @@ def sparse(shape: list[Any]) -> dict[str, Any]:
 
 
 @for_each("shape", [[10**6, 10**6], [2**62], [-1], [1.5], ["8"], [10**9], [4000, 4000, 5]])
-def test_a_tensor_of_few_numbers_gets_no_memory_for_many(tmp_path: Path, shape: list[Any]) -> None:
+def test_a_sparse_tensor_that_expands_too_far_is_refused(tmp_path: Path, shape: list[Any]) -> None:
     arrays = {"0": torch.zeros(1, dtype=torch.int32), "1": torch.ones(1, dtype=torch.float64)}
     refused(read(tmp_path, sealed(sparse(shape), arrays)), "fit.safetensors")
 
 
-def test_many_tensors_of_few_numbers_get_no_memory_together(tmp_path: Path) -> None:
+def test_sparse_tensors_that_expand_too_far_together_are_refused(tmp_path: Path) -> None:
     arrays = {"0": torch.zeros(1, dtype=torch.int32), "1": torch.ones(1, dtype=torch.bool)}
     assert "few numbers" in str(
         refused(
@@ -208,7 +208,7 @@ def test_many_tensors_of_few_numbers_get_no_memory_together(tmp_path: Path) -> N
         "[" * 100_000,
     ],
 )
-def test_content_that_is_no_fit_is_refused(tmp_path: Path, content: str) -> None:
+def test_content_that_is_not_a_fit_is_refused(tmp_path: Path, content: str) -> None:
     refused(read(tmp_path, sealed(content)), "fit.safetensors")
 
 
@@ -243,7 +243,7 @@ def test_a_field_of_another_type_is_refused_though_the_checksum_is_right(
     refused(read(tmp_path, sealed(content, arrays)), "fit.safetensors")
 
 
-def test_a_fit_without_its_problem_is_refused_where_the_problem_is_asked_for(
+def test_a_saved_fit_without_its_problem_is_refused_for_profiles(
     tmp_path: Path,
 ) -> None:
     read(tmp_path, fit_to_bytes(FIT))
@@ -251,12 +251,12 @@ def test_a_fit_without_its_problem_is_refused_where_the_problem_is_asked_for(
 
 
 @for_each("study", ["", "[]", "3", "[" * 100_000, '{"a": 1}', '{"a": {}}', "\0"])
-def test_a_spoiled_record_of_an_interrupted_run_is_refused(tmp_path: Path, study: str) -> None:
+def test_a_damaged_record_of_an_interrupted_run_is_refused(tmp_path: Path, study: str) -> None:
     (tmp_path / "study.json").write_text(study)
     refused(lambda: CheckpointStore.reopen(tmp_path, {"a": "x"}, "cpu"), None)
 
 
-def test_a_spoiled_state_of_an_interrupted_run_is_refused(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     checkpoint_store = CheckpointStore.create_empty(tmp_path / "kept", {"a": "x"}, "cpu")
     (tmp_path / "kept" / "fv.safetensors").write_bytes(fit_to_bytes(FIT))
     again = CheckpointStore.reopen(tmp_path / "kept", {"a": "x"}, "cpu")

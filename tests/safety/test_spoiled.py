@@ -118,7 +118,7 @@ def test_a_volume_with_any_bytes_changed_is_read_or_refused(
 
 @spoiled
 @given(changes=edits)
-def test_a_gzip_stream_with_any_bytes_changed_is_read_whole_or_refused(
+def test_a_gzip_stream_with_changed_bytes_is_read_whole_or_refused(
     place: Path, changes: list[Any]
 ) -> None:
     """A checksum stands at its end: what is read is what was written, unless the change is in its
@@ -267,7 +267,7 @@ def test_any_entries_of_a_toml_file_are_read_or_refused(
 )
 @settings(spoiled, max_examples=30)
 @given(data=st.data())
-def test_any_configuration_is_read_or_refused_and_numbers_stay_numbers(
+def test_any_configuration_is_read_with_its_types_or_refused(
     place: Path, kind: Any, data: st.DataObject
 ) -> None:
     entries = data.draw(
@@ -283,7 +283,7 @@ def test_any_configuration_is_read_or_refused_and_numbers_stay_numbers(
 
 @spoiled
 @given(changes=edits, within=st.sampled_from([200, 100_000]))
-def test_a_saved_fit_with_any_bytes_changed_is_read_as_it_was_or_refused(
+def test_a_saved_fit_with_changed_bytes_is_unchanged_or_refused(
     place: Path, changes: list[Any], within: int
 ) -> None:
     (place / "fit.safetensors").write_bytes(edited(fit_to_bytes(FIT), changes, within))
@@ -294,7 +294,7 @@ def test_a_saved_fit_with_any_bytes_changed_is_read_as_it_was_or_refused(
 
 @spoiled
 @given(data=st.data())
-def test_a_saved_fit_whose_content_another_wrote_is_of_its_types_or_refused(
+def test_a_manipulated_saved_fit_has_the_declared_types_or_is_refused(
     place: Path, data: st.DataObject
 ) -> None:
     content, arrays = content_of(fit_to_bytes(FIT))

@@ -94,7 +94,7 @@ OF_DCE = (
 
 @for_each("text", NO_NUMBERS)
 @for_each("key", OF_DCE)
-def test_what_is_no_number_of_the_acquisition_is_refused_by_its_key(
+def test_invalid_numbers_of_the_acquisition_are_refused_by_key(
     tmp_path: Path, key: str, text: str
 ) -> None:
     path = side(tmp_path, spoiled(key, text))
@@ -114,7 +114,7 @@ READ_MAP: dict[str, Callable[[Path], Any]] = {
 
 @for_each("text", NO_NUMBERS)
 @for_each("key", READ_MAP)
-def test_what_is_no_value_of_a_map_is_refused_by_its_key(
+def test_invalid_values_of_a_map_sidecar_are_refused_by_key(
     tmp_path: Path, key: str, text: str
 ) -> None:
     if (key, text) == ("Unit", "null"):
@@ -141,7 +141,7 @@ LISTS = [
 
 
 @for_each("text", LISTS)
-def test_what_is_no_list_of_times_or_offsets_is_refused(tmp_path: Path, text: str) -> None:
+def test_invalid_lists_of_times_or_offsets_are_refused(tmp_path: Path, text: str) -> None:
     path = side(tmp_path, spoiled("VolumeTiming", text))
     assert refused(lambda: load_acquisition(path, FRAMES, 7.0), "a.json").field == "VolumeTiming"
     if text != "[0, 7, 7]":  # which is long enough to say how long a heating lasts
@@ -165,7 +165,7 @@ def test_what_is_no_list_of_times_or_offsets_is_refused(tmp_path: Path, text: st
         (slice(1, None), np.inf),
     ],
 )
-def test_z_spectra_of_nothing_are_refused(tmp_path: Path, which: Any, fill: float) -> None:
+def test_z_spectra_without_signal_are_refused(tmp_path: Path, which: Any, fill: float) -> None:
     series = np.ones((*DATA.shape, FRAMES), dtype=np.float32)
     series[..., which] = fill
     offsets = [-300.0, *np.linspace(-7, 7, FRAMES - 1).tolist()]
@@ -191,17 +191,17 @@ def test_z_spectra_of_nothing_are_refused(tmp_path: Path, which: Any, fill: floa
         '{"a": "' + "x" * MAX_TEXT_BYTES + '"}',
     ],
 )
-def test_what_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
+def test_invalid_json_objects_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     refused(lambda: read_json(tmp_path / "a.json", "the sidecar"), "a.json")
 
 
-def test_a_key_that_is_said_twice_alike_is_said_once(tmp_path: Path) -> None:
+def test_a_key_repeated_with_the_same_value_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": 1, "a": 1}')
     assert read_json(tmp_path / "a.json", "the sidecar") == {"a": 1}
 
 
-def test_a_sidecar_that_is_a_link_to_nowhere_is_no_absent_one(tmp_path: Path) -> None:
+def test_a_broken_link_as_sidecar_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.json").symlink_to(tmp_path / "gone.json")
     refused(lambda: load_acquisition(tmp_path / "a.nii", FRAMES, 7.0), "a.json")
 
@@ -228,7 +228,9 @@ def test_a_sidecar_that_is_a_link_to_nowhere_is_no_absent_one(tmp_path: Path) ->
     "read",
     [read_schedule, read_formulation, read_calibration, load_agent, lambda p: read_toml(p, "it")],
 )
-def test_what_is_no_toml_is_refused(tmp_path: Path, read: Callable[[Path], Any], text: str) -> None:
+def test_invalid_toml_is_refused_by_every_reader(
+    tmp_path: Path, read: Callable[[Path], Any], text: str
+) -> None:
     (tmp_path / "a.toml").write_text(text)
     refused(lambda: read(tmp_path / "a.toml"), "a.toml")
 
@@ -282,7 +284,7 @@ def test_what_is_no_toml_is_refused(tmp_path: Path, read: Callable[[Path], Any],
         ("agent", "", None),
     ],
 )
-def test_entries_that_no_treatment_has_are_refused_by_name(
+def test_impossible_entries_of_toml_files_are_refused_by_name(
     tmp_path: Path, reader: str, text: str, field: str | None
 ) -> None:
     path = tmp_path / "a.toml"
@@ -328,7 +330,7 @@ TABLE = "time_s,plasma_mM\n"
         TABLE,
     ],
 )
-def test_what_is_no_table_is_refused_soon(tmp_path: Path, text: str) -> None:
+def test_invalid_tables_are_refused_in_time(tmp_path: Path, text: str) -> None:
     (tmp_path / "aif.csv").write_text(text)
     refused(lambda: read_curve(tmp_path / "aif.csv", np.array(TIMES), 0.42), "aif.csv")
 
@@ -367,12 +369,12 @@ def test_a_configuration_of_the_wrong_type_is_refused_by_its_setting(
     assert str(error.field).startswith(entry.split(" ")[0])
 
 
-def test_a_configuration_whose_table_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_configuration_whose_table_is_not_a_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text("fit = 3\n")
     refused(lambda: build_settings(settings.FitSettings, "fit", tmp_path / "c.toml", {}), "c.toml")
 
 
-def test_what_a_run_writes_as_its_configuration_is_read_back_whatever_its_names(
+def test_a_written_configuration_is_read_back_with_any_file_names(
     tmp_path: Path,
 ) -> None:
     names = ("with space.nii", "名前.nii", "😀.nii", 'quo"te\\.nii', "new\nline.nii", "del\x7f.nii")
@@ -395,7 +397,7 @@ def test_what_a_run_writes_as_its_configuration_is_read_back_whatever_its_names(
         {"parameters": "[" * 100_000},
     ],
 )
-def test_tables_that_no_fit_wrote_are_refused(tmp_path: Path, spoil: dict[str, str]) -> None:
+def test_invalid_result_tables_are_refused(tmp_path: Path, spoil: dict[str, str]) -> None:
     tables = {
         "parameters": '{"parameters": [], "assumptions": []}',
         "check": '{"items": [], "seconds": 1}',

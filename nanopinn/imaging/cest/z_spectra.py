@@ -296,19 +296,18 @@ class SplineSmoother:
         self, offsets_ppm: Array, sample: Array, scored_offsets: NDArray[np.bool_]
     ) -> None:
         self.ppm, self._scored_offsets = offsets_ppm, scored_offsets
-        candidates = [self._splines(lam) for lam in np.geomspace(1e-6, 1.0, 13)]
-        scores = [self._cross_validation_error(self._hat(s), sample) for s in candidates]
+        # the splines of unit vectors, one per offset, give the map
+        unit = np.eye(len(offsets_ppm))
+        candidates = [
+            make_smoothing_spline(offsets_ppm, unit, lam=penalty)
+            for penalty in np.geomspace(1e-6, 1.0, 13)
+        ]
+        scores = [self._cross_validation_error(s(offsets_ppm), sample) for s in candidates]
         self.splines = candidates[int(np.argmin(scores))]
 
     def interpolation_matrix(self, ppm: Array) -> Array:
         """Matrix from values at the offsets to values at ``ppm``, ``(len(ppm), o)``."""
-        return np.stack([s(ppm) for s in self.splines], axis=-1)
-
-    def _splines(self, lam: float) -> list[Any]:
-        return [make_smoothing_spline(self.ppm, row, lam=lam) for row in np.eye(len(self.ppm))]
-
-    def _hat(self, splines: list[Any]) -> Array:
-        return np.stack([s(self.ppm) for s in splines], axis=-1)
+        return np.asarray(self.splines(ppm))
 
     def _cross_validation_error(self, hat: Array, sample: Array) -> float:
         error = (sample - sample @ hat.T) / np.maximum(1 - np.diag(hat), 1e-6)

@@ -94,7 +94,7 @@ def measured(folder: Path, calibration: str | Path, **side: float) -> MeasuredPh
     return measure_ph(series, CestOptions(calibration=str(calibration)))
 
 
-def test_a_cubic_gives_back_the_ph_its_ratios_were_made_of_and_its_slope(tmp_path: Path) -> None:
+def test_a_cubic_calibration_recovers_ph_and_its_slope(tmp_path: Path) -> None:
     cubic = read_calibration(written(tmp_path, CUBIC))
     ratio = np.linspace(0.3, 3.9, 40)
     true = 5.4 + 1.2 * ratio - 0.4 * ratio**2 + 0.06 * ratio**3
@@ -119,7 +119,7 @@ def test_a_cubic_gives_back_the_ph_its_ratios_were_made_of_and_its_slope(tmp_pat
     assert cubic.source.startswith("made up for a test")
 
 
-def test_the_natural_logarithm_is_the_decadic_one_with_coefficients_over_ln_10(
+def test_natural_and_decadic_logarithms_give_the_same_calibration(
     tmp_path: Path,
 ) -> None:
     ratio, one = np.geomspace(0.2, 10, 50), np.ones(50)
@@ -130,7 +130,7 @@ def test_the_natural_logarithm_is_the_decadic_one_with_coefficients_over_ln_10(
     np.testing.assert_allclose(natural, decadic, rtol=1e-12)
 
 
-def test_pagels_line_as_a_file_gives_what_the_preset_gives(tmp_path: Path) -> None:
+def test_pagels_calibration_as_a_file_equals_the_preset(tmp_path: Path) -> None:
     ours, own = measured(tmp_path, written(tmp_path, PAGEL)), measured(tmp_path, "pagel-7T-3uT")
     assert np.isfinite(own.image.pH).mean() > 0.4
     np.testing.assert_allclose(ours.image.pH, own.image.pH, rtol=1e-12)
@@ -145,7 +145,7 @@ def test_pagels_line_as_a_file_gives_what_the_preset_gives(tmp_path: Path) -> No
         np.testing.assert_allclose(a, b, rtol=1e-13)
 
 
-def test_a_ratio_written_upside_down_gives_the_same_ph_error_and_complaints(tmp_path: Path) -> None:
+def test_an_inverted_ratio_gives_the_same_ph_error_and_validity(tmp_path: Path) -> None:
     steep = {**CUBIC, "of": "ln ratio", "coefficients": [6.5, 0.9], "std_pH": 0.05}
     spectra = voxels()
     noisy = replace(
@@ -165,7 +165,7 @@ def test_a_ratio_written_upside_down_gives_the_same_ph_error_and_complaints(tmp_
     assert np.isfinite(ph_image(spectra, read_calibration(written(tmp_path, steep))).pH).any()
 
 
-def test_a_falling_line_too_uncertain_to_tell_ph_gives_none(tmp_path: Path) -> None:
+def test_an_uncertain_decreasing_calibration_gives_no_ph(tmp_path: Path) -> None:
     """The slope is negative; the error it makes is not."""
     coarse = {**CUBIC, "of": "ln ratio", "coefficients": [7.0, -40.0], "pH_range": [0.0, 14.0]}
     spectra = voxels()
@@ -185,7 +185,7 @@ def test_a_falling_line_too_uncertain_to_tell_ph_gives_none(tmp_path: Path) -> N
         ([5.4, 3.0, -1.5, 0.24], [5.6, 7.4]),  # up, down and up again
     ],
 )
-def test_a_polynomial_that_turns_is_refused_by_its_field(
+def test_a_non_monotone_polynomial_is_refused_by_field(
     tmp_path: Path, coefficients: list[float], pH_range: list[float]
 ) -> None:
     error = refused(tmp_path, coefficients=coefficients, pH_range=pH_range)
@@ -193,7 +193,7 @@ def test_a_polynomial_that_turns_is_refused_by_its_field(
     assert "not strictly monotone" in error.problem
 
 
-def test_a_polynomial_that_turns_beyond_the_measured_ratios_is_held_to_them(tmp_path: Path) -> None:
+def test_a_polynomial_is_used_only_within_the_measured_ratios(tmp_path: Path) -> None:
     path = written(
         tmp_path, CUBIC, coefficients=[6.0, 1.0, -0.2], pH_range=[6.0, 7.0], ratio_range=[0.1, 2.0]
     )
@@ -244,7 +244,7 @@ def test_a_wrong_or_unknown_entry_is_refused_by_name(tmp_path: Path, key: str, w
     assert refused(tmp_path, **{key: wrong}).field == key
 
 
-def test_coefficients_that_never_reach_the_range_are_refused(tmp_path: Path) -> None:
+def test_coefficients_that_never_give_a_ph_in_range_are_refused(tmp_path: Path) -> None:
     error = refused(tmp_path, coefficients=[0.06, -0.4, 1.2, 5.4], ratio_range=[2.0, 4.0])
     assert "no ratio gives a pH" in error.problem
 
@@ -258,7 +258,7 @@ def test_a_file_that_is_no_toml_or_is_not_there_is_refused(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("as_file", [True, False])
-def test_a_scan_other_than_the_lines_is_warned_of_beyond_a_tenth(
+def test_a_protocol_that_differs_by_more_than_10_per_cent_is_warned_of(
     tmp_path: Path, as_file: bool
 ) -> None:
     line = written(tmp_path, PAGEL) if as_file else "pagel-7T-3uT"
@@ -276,14 +276,14 @@ def test_a_scan_other_than_the_lines_is_warned_of_beyond_a_tenth(
     assert "SaturationTimeS" not in warning
 
 
-def test_a_line_that_states_no_scan_is_not_compared(tmp_path: Path) -> None:
+def test_a_calibration_without_a_protocol_is_not_compared(tmp_path: Path) -> None:
     silent = written(tmp_path, PAGEL, field_T=None, B1_uT=None, seconds=None)
     assert not any(
         "Warning" in a for a in measured(tmp_path, silent, SaturationB1uT=1.0).assumptions
     )
 
 
-def test_a_line_of_another_agent_does_not_name_iopamidol(tmp_path: Path) -> None:
+def test_a_calibration_of_another_agent_does_not_name_iopamidol(tmp_path: Path) -> None:
     found = measured(
         tmp_path,
         written(tmp_path, {**CUBIC, "coefficients": [5.8, 0.6], "source": "made-up agent"}),
@@ -292,7 +292,7 @@ def test_a_line_of_another_agent_does_not_name_iopamidol(tmp_path: Path) -> None
     assert not any("iopamidol" in a for a in found.assumptions)
 
 
-def test_the_file_is_an_input_with_its_hash_and_no_path_in_the_configuration(
+def test_the_calibration_file_is_hashed_and_its_path_is_not_written(
     tmp_path: Path,
 ) -> None:
     for name in ("dce.nii.gz", "z.nii.gz"):

@@ -19,7 +19,7 @@ from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.imaging.cest.lorentz import amide_heights
 from nanopinn.imaging.cest.ph_map import Validity, ph_image
 from nanopinn.imaging.cest.ph_on_dce_grid import load_ph
-from nanopinn.imaging.cest.ph_scan import CestOptions, measure_ph
+from nanopinn.imaging.cest.ph_scan import CestOptions, MeasuredPh, measure_ph
 from nanopinn.imaging.cest.ratiometric import PUBLISHED_CALIBRATIONS, bloch_calibration
 from nanopinn.imaging.cest.spectral_fit import spectral_ph_image
 from nanopinn.imaging.cest.z_spectra import ZSpectra, flank_noise, read_spectra
@@ -36,6 +36,12 @@ def phantom(public_data: Path) -> Path:
     return public_data / "cest_oracle"
 
 
+@pytest.fixture(scope="module")
+def clean(phantom: Path) -> MeasuredPh:
+    """pH of the phantom without noise; not to be changed."""
+    return measure_ph(phantom / "phantom_solution_clean.nii.gz", CestOptions())
+
+
 def truth(phantom: Path, name: str) -> np.ndarray:
     return np.asarray(
         nib.load(phantom / f"phantom_solution_truth_{name}.nii.gz").dataobj, dtype=np.float64
@@ -47,19 +53,20 @@ def between(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 @pytest.mark.public_data
-def test_the_clean_phantom_is_right_to_0_05_and_empty_voxels_stay_empty(phantom: Path) -> None:
-    found = measure_ph(phantom / "phantom_solution_clean.nii.gz", CestOptions())
-    pH, true = found.image.pH, truth(phantom, "pH")
+def test_the_clean_phantom_is_right_to_0_05_and_empty_voxels_stay_empty(
+    phantom: Path, clean: MeasuredPh
+) -> None:
+    pH, true = clean.image.pH, truth(phantom, "pH")
     wanted = between(true, 6.4, 7.4) & np.isfinite(pH)
     assert np.abs(pH - true)[wanted].max() < 0.05
     assert wanted.sum() > 0.9 * between(true, 6.4, 7.2).sum()
     assert np.isnan(pH[~np.isfinite(true)]).all()
     # B0 shifts of up to 0.3 ppm are found
-    assert np.nanmax(np.abs(found.image.b0_ppm - truth(phantom, "b0ppm"))) < 0.01
+    assert np.nanmax(np.abs(clean.image.b0_ppm - truth(phantom, "b0ppm"))) < 0.01
 
 
 @pytest.mark.public_data
-def test_the_noisy_phantom_scatters_by_less_than_0_1_and_says_by_how_much(phantom: Path) -> None:
+def test_the_noisy_phantom_scatters_by_less_than_0_1_and_by_its_stated_error(phantom: Path) -> None:
     spectra = read_spectra(phantom / "phantom_solution_noisy.nii.gz")
     assert spectra.saturation is not None
     agent = load_agent("iopamidol")
@@ -110,7 +117,7 @@ def errors(spectra: ZSpectra, pH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.public_data
-def test_measured_tubes_are_right_within_what_is_stated(public_data: Path) -> None:
+def test_measured_tubes_are_right_within_the_stated_error(public_data: Path) -> None:
     error, _ = errors(*tubes(public_data, 3, 6))
     assert len(error) >= 50
     assert abs(error.mean()) < 0.12
@@ -146,7 +153,7 @@ def test_other_saturations_keep_the_tolerance(public_data: Path, B1: float, seco
 
 
 @pytest.mark.public_data
-def test_water_is_found_where_the_spectrometer_found_it(public_data: Path) -> None:
+def test_the_water_resonance_equals_that_of_the_spectrometer(public_data: Path) -> None:
     with gzip.open(public_data / "iopamidol_tubes/tubes.csv.gz", "rt") as handle:
         rows = [
             r
@@ -192,7 +199,7 @@ def copied(phantom: Path, folder: Path, change: dict, keep: slice = slice(None))
         ({"SaturationTimeS": 5000}, "SaturationTimeS"),
     ],
 )
-def test_what_is_missing_is_named_and_never_guessed(
+def test_missing_entries_are_named_and_have_no_default(
     phantom: Path, tmp_path: Path, change: dict, field: str
 ) -> None:
     with pytest.raises(InputError) as caught:
@@ -202,8 +209,10 @@ def test_what_is_missing_is_named_and_never_guessed(
 
 
 @pytest.mark.public_data
-def test_offsets_in_hertz_and_in_a_table_mean_the_same(phantom: Path, tmp_path: Path) -> None:
-    usual = measure_ph(phantom / "phantom_solution_clean.nii.gz", CestOptions()).image.pH
+def test_offsets_in_hertz_and_in_a_table_mean_the_same(
+    phantom: Path, clean: MeasuredPh, tmp_path: Path
+) -> None:
+    usual = clean.image.pH
     ppm = json.loads((phantom / "phantom_solution_clean.json").read_text())["SaturationOffsetsPPM"]
     hertz = [p * 42.57638474 * 7.0 for p in ppm]
     path = copied(phantom, tmp_path, {"SaturationOffsetsPPM": None, "SaturationOffsetsHz": hertz})
@@ -234,8 +243,8 @@ def test_a_series_without_reference_that_is_not_normalised_is_refused(
 
 
 @pytest.mark.public_data
-def test_dummies_before_the_reference_are_left_out_and_drift_between_references_is_undone(
-    phantom: Path, tmp_path: Path
+def test_volumes_before_steady_state_are_left_out_and_drift_is_corrected(
+    phantom: Path, clean: MeasuredPh, tmp_path: Path
 ) -> None:
     image = nib.load(phantom / "phantom_solution_clean.nii.gz")
     side = json.loads((phantom / "phantom_solution_clean.json").read_text())
@@ -247,14 +256,14 @@ def test_dummies_before_the_reference_are_left_out_and_drift_between_references_
         tmp_path / "z.nii.gz", whole * drift, image.affine, side | {"SaturationOffsetsPPM": offsets}
     )
     found = measure_ph(path, CestOptions())
-    usual = measure_ph(phantom / "phantom_solution_clean.nii.gz", CestOptions()).image.pH
+    usual = clean.image.pH
     good = np.isfinite(usual) & np.isfinite(found.image.pH)
     assert good.sum() > 0.95 * np.isfinite(usual).sum()
     np.testing.assert_allclose(found.image.pH[good], usual[good], atol=0.01)
     assert any("2 volumes before steady state" in a for a in found.assumptions)
 
 
-def test_a_voxel_with_a_hole_is_flagged_and_touches_no_other() -> None:
+def test_a_voxel_with_missing_values_is_flagged_without_effect_on_others() -> None:
     rng = np.random.default_rng(0)
     ppm = np.arange(-8, 8.1, 0.4)
     Z = (1 - 0.8 / (1 + (ppm / 0.6) ** 2)) * np.ones((4, 1, 1, 1)) + 0.003 * rng.standard_normal(
@@ -275,7 +284,7 @@ def test_a_voxel_with_a_hole_is_flagged_and_touches_no_other() -> None:
 
 
 @pytest.mark.public_data
-def test_spectra_come_to_the_dce_grid_as_ph_with_an_error_of_every_voxel(phantom: Path) -> None:
+def test_z_spectra_give_ph_and_its_error_on_the_dce_grid(phantom: Path) -> None:
     path = phantom / "phantom_solution_noisy.nii.gz"
     image = nib.load(path)
     mask = np.isfinite(truth(phantom, "pH"))
@@ -291,7 +300,7 @@ def test_spectra_come_to_the_dce_grid_as_ph_with_an_error_of_every_voxel(phantom
 
 
 @pytest.mark.public_data
-def test_the_error_that_a_map_shares_is_that_of_the_calibration_in_use(phantom: Path) -> None:
+def test_the_common_error_of_a_map_is_that_of_its_calibration(phantom: Path) -> None:
     path, mask = phantom / "phantom_solution_clean.nii.gz", between(truth(phantom, "pH"), 6.0, 7.0)
     affine = nib.load(path).affine
     found = [
@@ -301,7 +310,7 @@ def test_the_error_that_a_map_shares_is_that_of_the_calibration_in_use(phantom: 
     assert found == [value("sd_pHe_calibration"), value("sd_pHe_pagel")]
 
 
-def test_less_than_a_third_of_the_tumour_in_the_scan_is_refused(tmp_path: Path) -> None:
+def test_a_scan_that_covers_less_than_30_per_cent_of_the_tumour_is_refused(tmp_path: Path) -> None:
     mask = np.zeros((20, 10, 6), dtype=bool)
     mask[2:18, 2:8, 1:5] = True
     rng = np.random.default_rng(0)
@@ -312,7 +321,7 @@ def test_less_than_a_third_of_the_tumour_in_the_scan_is_refused(tmp_path: Path) 
 
 
 @pytest.mark.public_data
-def test_a_published_line_is_stated_to_be_as_wrong_as_it_is_on_another_laboratorys_tubes(
+def test_the_error_of_a_published_calibration_is_that_on_other_tubes(
     public_data: Path,
 ) -> None:
     """Pagel's line, by Lorentzian heights as it was measured: 0.07 on its own tubes, five times
@@ -365,7 +374,7 @@ def simulated(
     return ZSpectra(ppm, Z[:, None, None], Z[:, None, None, 0], np.eye(4), saturation, ())
 
 
-def test_the_series_before_injection_takes_the_tissues_own_asymmetry_away() -> None:
+def test_a_pre_injection_reference_removes_tissue_asymmetry() -> None:
     agent = load_agent("iopamidol")
     after, before = simulated(6.8, spoil=0.05), simulated(6.8, molar=0.0, spoil=0.05)
     assert after.saturation is not None
@@ -377,9 +386,7 @@ def test_the_series_before_injection_takes_the_tissues_own_asymmetry_away() -> N
 
 @pytest.mark.parametrize("offsets", [20, 40, 80])
 @pytest.mark.parametrize("sd", [0.005, 0.01])
-def test_the_stated_error_covers_19_of_20_truths_however_coarse_the_spectrum(
-    offsets: int, sd: float
-) -> None:
+def test_95_per_cent_intervals_cover_the_true_ph_on_coarse_spectra(offsets: int, sd: float) -> None:
     """Monte Carlo: 600 voxels of three pH, water shifted by up to 0.3 ppm, tissue that is not the
     calibration's.
     """
@@ -408,7 +415,7 @@ def test_the_stated_error_covers_19_of_20_truths_however_coarse_the_spectrum(
 
 
 @pytest.mark.parametrize("offsets", [15, 20, 40, 80])
-def test_noise_is_told_from_the_flank_where_a_spline_would_leave_nothing(offsets: int) -> None:
+def test_noise_is_estimated_where_spline_residuals_vanish(offsets: int) -> None:
     agent, rng, ppm = load_agent("iopamidol"), np.random.default_rng(0), np.linspace(-8, 8, offsets)
     one, shift = torch.ones(300, dtype=torch.float64), rng.uniform(-0.3, 0.3, 300)
     tissue = {"pH": 6.8 * one, "molar": 0.03 * one, "T1_s": 1.6 * one, "T2_s": 0.1 * one}
@@ -422,7 +429,7 @@ def test_noise_is_told_from_the_flank_where_a_spline_would_leave_nothing(offsets
     assert caught.value.field == "SaturationOffsetsPPM"
 
 
-def test_a_b0_map_stands_in_for_waters_minimum() -> None:
+def test_a_b0_map_replaces_the_estimated_water_resonance() -> None:
     agent, spectra = load_agent("iopamidol"), simulated(6.7, shift=0.45)
     assert spectra.saturation is not None
     calibration = bloch_calibration(agent, spectra.saturation, "rex")
@@ -432,7 +439,7 @@ def test_a_b0_map_stands_in_for_waters_minimum() -> None:
     np.testing.assert_allclose(found.b0_ppm, 0.45, atol=0.04)  # the noise of the minimum
 
 
-def test_an_agent_of_the_users_own_is_read_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+def test_an_agent_file_is_read_and_an_incomplete_one_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     text = (
         "[mine]\nwater_protons_M = 110.0\npKw = 14.0\nR1_per_s = 1.0\nR2_per_s = 5.0\nratio_ppm ="
@@ -450,7 +457,7 @@ def test_an_agent_of_the_users_own_is_read_and_a_broken_one_is_refused(tmp_path:
         load_agent("iohexol")
 
 
-def test_a_clipped_map_is_said_to_be_clipped_and_a_contrast_map_is_refused(tmp_path: Path) -> None:
+def test_a_clipped_ph_map_is_reported_and_a_contrast_map_is_refused(tmp_path: Path) -> None:
     mask = np.ones((12, 12, 6), dtype=bool)
     values = np.clip(6.7 + 0.6 * np.random.default_rng(0).standard_normal(mask.shape), 6.0, 7.4)
     ph = load_ph(save(tmp_path / "ph.nii.gz", values, np.eye(4)), np.eye(4), mask)
@@ -470,7 +477,7 @@ pools = [{ name = "amide", ppm = 5.6, protons = 1, k0 = 41.0, kb = 693.0 }]
 """
 
 
-def test_an_agent_with_one_amide_tells_ph_by_two_powers(tmp_path: Path) -> None:
+def test_two_powers_give_the_ph_of_an_agent_with_one_amide(tmp_path: Path) -> None:
     (tmp_path / "single.toml").write_text(ONE_AMIDE)
     agent = load_agent(tmp_path / "single.toml")
     ppm, n = np.arange(-8, 8.1, 0.25), 60
@@ -524,13 +531,13 @@ def test_an_agent_with_one_amide_tells_ph_by_two_powers(tmp_path: Path) -> None:
 
 
 @pytest.mark.public_data
-def test_endogenous_contrast_is_not_taken_for_ph(phantom: Path, tmp_path: Path) -> None:
+def test_endogenous_contrast_is_refused(phantom: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not measure extracellular pH"):
         measure_ph(copied(phantom, tmp_path, {"CestAgent": "none"}), CestOptions())
 
 
 @pytest.mark.public_data
-def test_a_fit_of_the_spectrum_tells_the_tubes_ph_as_well_as_the_ratio_does(
+def test_the_spectral_fit_is_as_accurate_on_tubes_as_the_ratio(
     public_data: Path,
 ) -> None:
     """On the tubes that the ratio can measure, a third of them; with T1 assumed, because pH hardly
@@ -550,7 +557,7 @@ def test_a_fit_of_the_spectrum_tells_the_tubes_ph_as_well_as_the_ratio_does(
     assert (np.abs(error) < 1.96 * std)[np.isfinite(error)].mean() > 0.85
 
 
-def test_a_fit_of_the_spectrum_is_chosen_by_its_name_and_refuses_what_it_cannot_use(
+def test_the_spectral_fit_is_chosen_by_name_and_refuses_other_series(
     tmp_path: Path,
 ) -> None:
     ppm, one = np.arange(-8, 8.1, 0.4), torch.ones(16, dtype=torch.float64)
