@@ -10,7 +10,7 @@ package unless the row says otherwise.
   both        trained convolutions, then the Krylov method
   eliminated  the package: truncated Krylov methods with preconditioned residuals as directions
 
-Run: OMP_NUM_THREADS=1 python benchmarks/pinn_formulations.py [--seed 3] [--shape 14 14 10]
+Run: OMP_NUM_THREADS=1 python benchmarks/krylov_formulations.py [--seed 3] [--shape 14 14 10]
 [--length-scale 1.2] [--only eliminated]
 """
 
