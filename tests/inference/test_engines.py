@@ -176,7 +176,7 @@ def test_gauss_newton_recovers_the_identifiable_unknowns_and_the_check_passes(pr
     assert check.passed, check.headline
 
 
-def test_profiles_of_a_voxel_fit_are_full_solutions_and_bounded_only_where_identified(
+def test_profiles_of_a_voxel_fit_are_bounded_only_where_identified(
     fit,
 ) -> None:
     end = FittedProblem.from_fit(fit)

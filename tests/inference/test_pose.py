@@ -14,7 +14,7 @@ from nanopinn.imaging.dce.plasma_curve import InputCurve
 from nanopinn.inference.pose import _curvature, _local_sensitivities
 
 
-def test_tissue_mixed_within_a_voxel_is_explained_by_the_second_derivative_of_its_curve() -> None:
+def test_the_second_derivative_explains_tissue_that_varies_within_a_voxel() -> None:
     frames = np.arange(0.0, 600.0, 10.0)
     aif = load_aif("parker", frame_times_s=frames, bolus_arrival_s=60.0, hematocrit=0.45).curve
     imaging = SimpleNamespace(aif=aif, frame_times_s=frames)

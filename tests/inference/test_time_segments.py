@@ -415,5 +415,5 @@ def test_a_network_refuses_a_rate_that_jumps() -> None:
 
 @pytest.mark.parametrize("jumps", [(), (2.0, 2.0), (5.0, 2.0)])
 def test_invalid_time_segments_are_refused(jumps) -> None:
-    with pytest.raises(InputError, match=r"increase|one stretch"):
+    with pytest.raises(InputError, match=r"increase|two segments"):
         PiecewiseConstantFunction("input", jumps)

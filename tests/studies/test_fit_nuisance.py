@@ -11,7 +11,7 @@ from nanopinn.inference.pose import validate_settings
 @pytest.mark.parametrize(
     "functions", [{"field": ("release",)}, {"inflow": True}, {"release_law": True}]
 )
-def test_unknown_functions_and_the_scale_of_the_arterial_input_are_not_fitted_together(
+def test_unknown_functions_are_not_fitted_beside_the_arterial_scale(
     functions: dict[str, object],
 ) -> None:
     with pytest.raises(InputError, match="aif_sd"):

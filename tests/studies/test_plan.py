@@ -154,10 +154,10 @@ def written(plan: Plan, folder: Path) -> None:
         ("released@2:5 parsec", "cannot be read"),
     ],
 )
-def test_an_image_that_cannot_be_is_refused_in_words(text: str, words: str) -> None:
+def test_an_invalid_planned_image_is_refused_with_its_reason(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words) as refused:
-        parse_planned_image(text, 0.05, "--candidate")
-    assert "--candidate" in str(refused.value)
+        parse_planned_image(text, 0.05, "candidates")
+    assert "candidates" in str(refused.value)
 
 
 @for_each(
@@ -166,11 +166,11 @@ def test_an_image_that_cannot_be_is_refused_in_words(text: str, words: str) -> N
         ({"tumour_mm": (3.0, 1.3, 3.0)}, "smaller than two voxels.*1.3 mm"),
         ({"frames": 12}, "too short or too slow"),
         ({"frame_spacing_s": 70.0}, "too short or too slow.*1 frames before"),
-        ({"aif": "auto"}, "not known before the scan"),
+        ({"aif": "auto"}, "not known before it"),
         ({"aif": "no_such_file.tsv"}, "no such arterial input"),
     ],
 )
-def test_a_protocol_that_cannot_be_is_refused_in_words(
+def test_an_impossible_protocol_is_refused_with_its_reason(
     change: dict[str, object], words: str
 ) -> None:
     with pytest.raises(InputError, match=f"(?i){words}"):
@@ -188,9 +188,9 @@ def test_a_protocol_that_cannot_be_is_refused_in_words(
         (["--from", "nowhere"], "nowhere: not a result folder"),
         (
             ["--from", "nowhere", "--snr", "30", "--frame-spacing", "5"],
-            "both given.*--frame-spacing, --snr",
+            "protocol and a result.*frame_spacing_s, snr",
         ),
-        (["--out", "plan.xlsx"], r"plan\.xlsx: not a file for a table"),
+        (["--out", "plan.xlsx"], r"plan\.xlsx: not the name of a table"),
     ],
 )
 def test_the_command_refuses_in_one_paragraph(options: list[str], words: str) -> None:
