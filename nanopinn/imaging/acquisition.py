@@ -225,16 +225,9 @@ def _is_from_dcm2niix(side: Mapping[str, Any]) -> bool:
 
 
 def read_sidecar_number(
-    side: Mapping[str, Any],
-    key: str,
-    name: Path,
-    low: float,
-    high: float,
-    meaning: str,
-    *,
-    required: bool = False,
-) -> float | None:
-    """A number of a sidecar.
+    side: Mapping[str, Any], key: str, name: Path, low: float, high: float, meaning: str
+) -> float:
+    """A required number of a sidecar.
 
     Args:
         side: the sidecar.
@@ -243,16 +236,10 @@ def read_sidecar_number(
         low: smallest value.
         high: largest value.
         meaning: unit and meaning, for the refusal.
-        required: refuse a sidecar without it.
-
-    Returns:
-        The number; None where the key is absent.
 
     Raises:
-        InputError: the value is missing though required, not a number, or out of range.
+        InputError: the value is missing, not a number, or out of range.
     """
-    if key not in side and not required:
-        return None
     found = side.get(key)
     if is_number(found) and low <= found <= high:
         return float(found)
@@ -268,6 +255,9 @@ def read_sidecar_number(
 
 
 def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: float) -> float | None:
+    """An optional number of the sidecar of a dynamic series."""
+    if key not in side:
+        return None
     return read_sidecar_number(side, key, name, low, high, ACQUISITION_KEYS.get(key, "s"))
 
 

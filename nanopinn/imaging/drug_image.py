@@ -15,6 +15,7 @@ from nanopinn.imaging.geometry import resample_to_grid
 from nanopinn.imaging.registration import Coregistration
 from nanopinn.io.array_volume import VolumeSource
 from nanopinn.io.volumes import read_map, read_sidecar, sidecar_path
+from nanopinn.parameters.units import DAY
 
 Array = NDArray[np.float64]
 
@@ -68,8 +69,12 @@ def load_drug_image(
     side, name = read_sidecar(path), sidecar_path(path)
     unit = _read_choice(side, "Units", tuple(DRUG_UNITS), name)
     quantity = _read_choice(side, "Quantity", QUANTITIES, name)
-    time_s = _read_positive(side, "TimeAfterDose", name, 60 * 86400.0, "s after the dose")
-    noise = _read_positive(side, "NoiseSD", name, 1e6, f"sd of the noise of a voxel, {unit}")
+    time_s = read_sidecar_number(
+        side, "TimeAfterDose", name, _SMALLEST, 60 * DAY, "s after the dose"
+    )
+    noise = read_sidecar_number(
+        side, "NoiseSD", name, _SMALLEST, 1e6, f"standard deviation of a voxel, {unit}"
+    )
     values, own, _ = read_map(path)
     own, notes = (
         (own, [])
@@ -104,12 +109,3 @@ def _read_choice(side: dict[str, Any], key: str, allowed: tuple[str, ...], name:
             remedy="Write it into the sidecar, or give it with the array.",
         )
     return str(side[key])
-
-
-def _read_positive(
-    side: dict[str, Any], key: str, name: Path, highest: float, meaning: str
-) -> float:
-    """A required positive number of the sidecar."""
-    found = read_sidecar_number(side, key, name, _SMALLEST, highest, meaning, required=True)
-    assert found is not None
-    return found

@@ -46,15 +46,21 @@ def run_simulation(
     settings: SimulationSettings | None = None,
     progress: Progress | None = None,
 ) -> Simulation:
-    """Take a treatment through a tumour: every pool in time, without any image of the drug.
+    """Simulate a treatment in a tumour: every drug pool over time.
+
+    Exactly one of ``folder``, ``phantom``, ``maps`` and ``result`` gives the tumour.
 
     Args:
-        schedule: a schedule file, or the treatment itself.
-        folder: the ``--out`` of ``nanopinn fit`` or ``nanopinn maps``. phantom: the digital phantom
-            instead. maps: or maps in files. Exactly one of the three.
+        schedule: a schedule file, or the treatment.
+        folder: result folder of a fit or of imaging maps.
+        phantom: settings of the digital phantom.
+        maps: maps as files or arrays.
+        result: a fit or imaging maps in memory.
+        settings: of the simulation; the default settings if absent.
+        progress: called as ``progress(stage, share done in 0..1, numbers)``.
 
     Raises:
-        InputError: something given cannot be used.
+        InputError: not exactly one tumour is given, or an input cannot be used.
     """
     settings, show, began = (
         settings or SimulationSettings(),

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.imaging.least_squares import Bounds, fit_levenberg_marquardt
+from nanopinn.imaging.least_squares import Bounds, fit_levenberg_marquardt, invert_normal_matrix
 
 Array = NDArray[np.float64]
 
@@ -82,14 +82,9 @@ def _heights(
         None,
         60,
     )
-    H = end.J @ end.J.transpose(1, 2)
-    scale = H.diagonal(dim1=1, dim2=2).clamp_min(1e-30).rsqrt()
-    scaled = scale[:, :, None] * H * scale[:, None, :] + 1e-9 * torch.eye(8, dtype=torch.float64)
-    variance = (
-        torch.linalg.inv(scaled).diagonal(dim1=1, dim2=2)
-        * scale**2
-        * (end.cost / max(1, len(ppm) - 8))[:, None]
-    )
+    inverse = invert_normal_matrix(end.J @ end.J.transpose(1, 2), ridge=1e-9)
+    noise = end.cost / max(1, len(ppm) - 8)
+    variance = inverse.diagonal(dim1=1, dim2=2) * noise[:, None]
     good = (known & end.converged).numpy()[:, None]
     return np.where(good, end.theta[:, 2:4].numpy(), np.nan), np.where(
         good, variance[:, 2:4].numpy(), np.nan

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.acquisition import read_sidecar_number
 from nanopinn.imaging.cest.ph_map import Validity
 from nanopinn.imaging.cest.ph_scan import CestOptions, measure_ph
 from nanopinn.imaging.dce.t1 import B1Map
@@ -15,7 +16,6 @@ from nanopinn.imaging.geometry import resample
 from nanopinn.imaging.registration import Coregistration
 from nanopinn.io.array_volume import VolumeSource
 from nanopinn.io.nifti import Orientation
-from nanopinn.io.safe_open import is_number
 from nanopinn.io.volumes import read_sidecar, read_volume, sidecar_path
 from nanopinn.parameters import value
 
@@ -278,18 +278,8 @@ def _mask_implausible_ph(values: Array, path: VolumeSource) -> tuple[Array, list
 def _noise(path: VolumeSource) -> tuple[float, list[str]]:
     """Standard deviation of a voxel's pH, and what was assumed for it."""
     side = read_sidecar(path)
-    found = side.get("pHStd", value("sd_pHe"))
-    if not is_number(found) or not 0 < found < 2:
-        raise InputError(
-            "not a standard deviation of pH",
-            file=sidecar_path(path),
-            field="pHStd",
-            found=found,
-            expected="0 to 2",
-            remedy="Correct the sidecar.",
-        )
     if "pHStd" in side:
-        return float(found), []
-    return float(found), [
-        f"The noise of the pH map is taken as {found:g} (no pHStd in its sidecar)."
-    ]
+        name = sidecar_path(path)
+        return read_sidecar_number(side, "pHStd", name, 1e-6, 2.0, "standard deviation of pH"), []
+    noise = value("sd_pHe")
+    return noise, [f"The noise of the pH map is taken as {noise:g} (no pHStd in its sidecar)."]

@@ -22,7 +22,7 @@ from nanopinn.imaging.cest.ratiometric import (
 from nanopinn.imaging.cest.spectral_fit import METHOD_DESCRIPTION, spectral_ph_image
 from nanopinn.imaging.cest.z_spectra import CEST_KEYS, ZSpectra, read_spectra
 from nanopinn.imaging.dce.t1 import B1Map
-from nanopinn.imaging.geometry import resample, same_grid
+from nanopinn.imaging.geometry import resample_to_grid
 from nanopinn.io.array_volume import ArrayVolume, VolumeSource, as_file
 from nanopinn.io.nifti import Orientation
 from nanopinn.io.volumes import read_map, read_sidecar, sidecar_path
@@ -130,11 +130,7 @@ def measure_ph(
     b0 = None
     if options.b0 is not None:
         values, affine, _ = read_map(options.b0, orientation=orientation)
-        b0 = (
-            values
-            if same_grid(shape, spectra.affine, values.shape, affine)
-            else resample(values, affine, shape, spectra.affine)
-        )
+        b0 = resample_to_grid(values, affine, shape, spectra.affine)
     found = ph_image(
         spectra,
         calibration,

@@ -24,7 +24,7 @@ from nanopinn.imaging.cest.bloch import Saturation, z_spectra
 from nanopinn.imaging.cest.measured_ratio import DETECTION_LIMIT
 from nanopinn.imaging.cest.ph_map import MAX_PH_STD, PhImage, Validity, assemble_ph_image
 from nanopinn.imaging.cest.z_spectra import FLANK_PPM, ZSpectra
-from nanopinn.imaging.least_squares import Bounds, fit_levenberg_marquardt
+from nanopinn.imaging.least_squares import Bounds, fit_levenberg_marquardt, invert_normal_matrix
 from nanopinn.parameters import value
 
 Array = NDArray[np.float64]
@@ -145,13 +145,8 @@ def _fit(
         iterations,
     )
     variance = end.cost / max(1, data.shape[1] - 4)
-    scale = end.J.square().sum(2).clamp_min(1e-30).rsqrt()
-    inside = scale[:, :, None] * (end.J @ end.J.transpose(1, 2)) * scale[
-        :, None, :
-    ] + 1e-10 * torch.eye(4, dtype=torch.float64)
-    spread = (
-        torch.linalg.inv(inside).diagonal(dim1=1, dim2=2) * scale**2 * variance[:, None]
-    ).sqrt()
+    inverse = invert_normal_matrix(end.J @ end.J.transpose(1, 2), ridge=1e-10)
+    spread = (inverse.diagonal(dim1=1, dim2=2) * variance[:, None]).sqrt()
     held = (end.theta <= low + 1e-6) | (end.theta >= high - 1e-6)
     good = (known & end.converged & ~held.any(1)).numpy()
     molar = end.theta[:, 1].exp()

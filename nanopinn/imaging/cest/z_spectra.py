@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from scipy.interpolate import make_smoothing_spline
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.acquisition import read_sidecar_number
 from nanopinn.imaging.cest.bloch import GAMMA_HZ_PER_T, Saturation
 from nanopinn.imaging.dce.t1_estimation import pooled_variance
 from nanopinn.io.array_volume import VolumeSource
 from nanopinn.io.nifti import Orientation
-from nanopinn.io.safe_open import is_number, parse_number_list
+from nanopinn.io.safe_open import parse_number_list
 from nanopinn.io.tables import read_table
 from nanopinn.io.volumes import read_sidecar, read_volume, sidecar_path
 
@@ -188,17 +189,7 @@ def _saturation(side: Mapping[str, Any], name: Path) -> Saturation | None:
 
 
 def _number(side: Mapping[str, Any], key: str, name: Path, low: float, high: float) -> float:
-    found = side.get(key)
-    if not is_number(found) or not low <= found <= high:
-        raise InputError(
-            "a value of the saturation is missing or out of range",
-            file=name,
-            field=key,
-            found=found,
-            expected=f"{low:g} to {high:g}, {CEST_KEYS[key]}",
-            remedy="Write it into the sidecar.",
-        )
-    return float(found)
+    return read_sidecar_number(side, key, name, low, high, CEST_KEYS[key])
 
 
 def _normalised(

@@ -316,17 +316,8 @@ def _from_inversion_times(
 
 
 def _inversion_time(path: VolumeSource) -> float:
-    found = read_sidecar_number(
-        read_sidecar(path),
-        "InversionTime",
-        sidecar_path(path),
-        1e-3,
-        20.0,
-        "s: inversion time",
-        required=True,
-    )
-    assert found is not None
-    return found
+    side, name = read_sidecar(path), sidecar_path(path)
+    return read_sidecar_number(side, "InversionTime", name, 1e-3, 20.0, "s")
 
 
 def _stack(
