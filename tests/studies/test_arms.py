@@ -125,7 +125,9 @@ def test_thermometry_lasts_as_long_as_its_sidecar_says(tmp_path: Path) -> None:
 
 def test_heat_above_45_degrees_is_warned_of() -> None:
     _, said = build_arms(["tsl"], heat=[HeatingSpec(temperature_C=46, minutes=20)])
-    assert any(s.startswith("Warning: 46 C") and "perfusion shut-down" in s for s in said)
+    assert any(
+        s.startswith("Warning: 46 C") and "perfusion of tumours shuts down" in s for s in said
+    )
 
 
 def heating(temperature_C: float, minutes: float, **given: float) -> HeatingSpec:
