@@ -1,9 +1,8 @@
-"""Gradient of a scalar of contrast agent and drug with respect to anything their coefficients hang
-on.
+"""Gradient of a scalar of contrast agent and drug with respect to all that coefficients depend on.
 
-One march forward and one back for any number of unknowns: a weight of a network costs what a scalar
-costs. The steps are those of :class:`nanopinn.solvers.forward.Forward`, so that the gradient is
-that of what a fit computes.
+One integration forward and one adjoint integration give the gradient for any number of unknowns,
+such as the weights of a network. The steps are those of
+:class:`nanopinn.solvers.forward.ForwardModel`, so that the gradient is that of the discrete model.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from nanopinn.solvers.runge_kutta import TR_BDF2
 
 
 class DrugAdjoint:
-    """The drug's march with what its adjoint needs.
+    """Integration of the drug with all that its adjoint needs.
 
     Attributes:
         U: ``(node, pool, x, y, z)``.
@@ -52,15 +51,18 @@ class DrugAdjoint:
         self.U = self.evolution.U
 
     def operator_gradients(self, grad_U: Tensor) -> list[PoolOperator]:
-        """Gradient with respect to each coefficient, in every stretch of time, of a scalar whose
-        gradient with respect to U is known.
+        """Gradient with respect to each coefficient, in every time segment.
+
+        Args:
+            grad_U: gradient of a scalar with respect to U.
         """
         return [g.operator for g in solve_adjoint(self.evolution, grad_U)[0]]
 
 
 class ContrastAdjoint:
-    """The contrast agent's march (the bolus integrated exactly, as in ``ForwardModel.solve_contrast``) with
-    what its adjoint needs.
+    """Integration of the contrast agent with all that its adjoint needs.
+
+    The bolus is integrated exactly, as in :meth:`ForwardModel.solve_contrast`.
 
     Attributes:
         C: ``(t, x, y, z)``, mM of tissue at the frames.
@@ -102,8 +104,10 @@ class ContrastAdjoint:
         )
 
     def operator_gradients(self, grad_C: Tensor) -> list[PoolOperator]:
-        """Gradient with respect to each coefficient of a scalar whose gradient with respect to C is
-        known.
+        """Gradient with respect to each coefficient.
+
+        Args:
+            grad_C: gradient of a scalar with respect to C.
         """
         grad_nodes = self.evolution.U.new_zeros(self.evolution.U.shape)
         grad_nodes[self.at, 0] = self.maps.phi * grad_C
@@ -115,7 +119,7 @@ class ContrastAdjoint:
 
 
 class _BolusGradient(GradientAccumulator):
-    """Gradients of ``y . (inflow U0 - A (U + share U0))``, share being inflow over PS."""
+    """Gradients of ``y . (inflow U0 - A (U + U0 inflow/PS))``."""
 
     def __init__(self, run: ContrastAdjoint) -> None:
         super().__init__(run.evolution.intervals[0])
@@ -146,14 +150,15 @@ def gradient(
     operator_gradients: Mapping[str, Sequence[PoolOperator]],
     leaves: Sequence[Tensor] = (),
 ) -> tuple[Tensor, list[Tensor]]:
-    """Gradient with respect to the parameters, and to tensors on which the setting's maps were made
-    to depend.
+    """Gradient with respect to the parameters, and to tensors on which maps of the tissue depend.
 
     Args:
-        forward: of a setting whose maps hang on ``leaves`` (which require gradients). flow: at
-            theta.
+        forward: whose maps depend on ``leaves``.
+        theta: ``(m,)``.
+        flow: at theta.
         operator_gradients: gradients with respect to the coefficients of "contrast" and "drug", in
-            every stretch of time.
+            every time segment.
+        leaves: tensors that require gradients.
 
     Returns:
         ``(m,)``, and one tensor for each leaf.
@@ -161,8 +166,8 @@ def gradient(
     at, p = theta.detach().requires_grad_(), flow.p.detach().requires_grad_()
     wanted = (at, p, *leaves)
     total = p.new_zeros(())
-    for kind, stretches in operator_gradients.items():
-        for k, grad_operator in enumerate(stretches):
+    for kind, segments in operator_gradients.items():
+        for k, grad_operator in enumerate(segments):
             for t, g in zip(
                 forward.assemble_pools(kind, at, p, k)[1].tensors(),
                 grad_operator.tensors(),

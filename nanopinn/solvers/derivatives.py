@@ -125,7 +125,8 @@ class CoefficientGradient:
     """Gradient with respect to the coefficients of one interval, shaped as they are.
 
     Attributes:
-        operator: of transport, reaction and inflow. uptake: of each transfer, ``(x, y, z)``.
+        operator: of transport, reaction and inflow.
+        uptake: of each transfer, ``(x, y, z)``.
     """
 
     operator: PoolOperator
@@ -143,17 +144,19 @@ class CoefficientGradient:
 def propagate_tangent(
     evolution: EvolutionResult, changes: Sequence[Interval], start: Tensor | None = None
 ) -> Tensor:
-    """Derivative of the saved pools along a change of every interval's coefficients, ``(n, pool, x,
-    y, z)``.
+    """Derivative of the saved pools along a change of every interval's coefficients.
 
     Args:
-        evolution: run with ``keep_stages``.
-        changes: one per interval, holding the changes of its coefficients (same plasma curves);
+        evolution: computed with ``keep_stages``.
+        changes: one per interval, with the changes of its coefficients (same plasma curves);
             capacity is held.
         start: derivative of the initial pools; zero if None.
 
+    Returns:
+        ``(n, pool, x, y, z)``.
+
     Raises:
-        ValueError: the evolution kept no stages or intervals, or a limiter worked in it.
+        ValueError: the evolution kept no stages or intervals, or used a limiter.
     """
     first = _initial_pools(evolution)
     V = torch.zeros_like(first) if start is None else start
@@ -215,17 +218,19 @@ def solve_adjoint(
     gradients: Tensor,
     accumulator_factory: Callable[[Interval], GradientAccumulator] | None = None,
 ) -> tuple[list[CoefficientGradient], Tensor]:
-    """Gradient of a scalar of the saved pools with respect to every interval's coefficients and the
-    initial pools.
+    """Gradient of a scalar of the saved pools, by the adjoint of the steps.
 
     Args:
-        evolution: run with ``keep_stages``.
+        evolution: computed with ``keep_stages``.
         gradients: of the scalar with respect to the saved pools, ``(n, pool, x, y, z)``.
-        gather: what sums gradients over the stages of an interval, where its source hangs on its
-            coefficients in a way of its own.
+        accumulator_factory: creates the sum of the gradients over the stages of an interval, where
+            its source depends on its coefficients in another way than the pools'.
+
+    Returns:
+        The gradients with respect to the coefficients of every interval and to the initial pools.
 
     Raises:
-        ValueError: the evolution kept no stages or intervals, or a limiter worked in it.
+        ValueError: the evolution kept no stages or intervals, or used a limiter.
     """
     found = [
         (accumulator_factory or GradientAccumulator)(interval) for interval in evolution.intervals
@@ -298,22 +303,24 @@ class GradientAccumulator:
             total += (y[k.inside] - y[k.outside]) * unit
 
     def gradient(self) -> CoefficientGradient:
+        """The gradients accumulated so far."""
         return CoefficientGradient(
             self.interval.operator.with_tensors(self.total), tuple(self.uptake)
         )
 
 
 def _step_start(step: Step) -> Tensor:
+    """The pools at the start of a step."""
     if step.start is None:
-        raise ValueError("the evolution did not keep its stages: run it with keep_stages=True")
+        raise ValueError("the stages of the evolution were not stored; run it with `keep_stages`")
     return step.start
 
 
 def _initial_pools(evolution: EvolutionResult) -> Tensor:
-    """The pools it started from."""
+    """The pools at the start of the evolution."""
     if not evolution.intervals:
         raise ValueError(
-            "the evolution did not keep its intervals: give them as a sequence, not as an iterator"
+            "the intervals of the evolution were not stored; give a sequence, not an iterator"
         )
     return _step_start(evolution.steps[0])
 
@@ -321,10 +328,9 @@ def _initial_pools(evolution: EvolutionResult) -> Tensor:
 def _build_stage_solver(
     stage_factory: StageFactory, interval: Interval, U: Tensor, w: float
 ) -> StageSolver:
+    """The solver of a stage, linearised about U."""
     if interval.correction is not None:
-        raise ValueError(
-            "a limiter has no derivative: run with fitted, central or upwind advection"
-        )
+        raise ValueError("a limiter is not differentiable; use fitted, central or upwind advection")
     return stage_factory(interval.operator, interval.capacity, w, interval.linearised_reaction(U))
 
 

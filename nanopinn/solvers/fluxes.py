@@ -36,8 +36,10 @@ def face_conductance(
 
     Args:
         coefficient: conductivity or diffusivity of the cells, ``(..., x, y, z)``; may be zero.
-        fixed_value_boundary: whether a fixed value stands on the box's boundary (half a cell away);
-            else no flux.
+        grid: of the cells.
+        dim: axis of the faces, from the end.
+        fixed_value_boundary: whether the value is fixed on the boundary of the box, half a cell
+            away; otherwise the boundary is closed.
     """
     axis = dim + 3
     n = coefficient.shape[dim]
@@ -92,7 +94,7 @@ def _replace_boundary_flow(
 
 
 def cut_face_inflow(flow: FlowCoefficients, grid: Grid) -> Tensor:
-    """What enters the cells at the cut faces of the box, per volume, ``(x, y, z)``, 1/s."""
+    """Inflow through the cut faces of the box, per volume, ``(x, y, z)``, 1/s."""
     out = torch.zeros_like(flow.K)
     if flow.inflow is not None:
         for axis, side in flow.cut:
@@ -168,12 +170,12 @@ class TransportOperator:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what it acts on, ``(..., x, y, z)``."""
+        """Shape of the operand, ``(..., x, y, z)``."""
         x, (*_, y, z) = self.before[1].shape[-3], self.before[0].shape
         return (*self.before[0].shape[:-3], x, y, z)
 
     def restrict_to(self, pools: list[int]) -> TransportOperator:
-        """That of some of the pools that move."""
+        """The operator of some of the pools that move."""
         (b0, b1, b2), (a0, a1, a2) = (
             [f[..., pools, :, :, :] for f in faces] for faces in (self.before, self.after)
         )
@@ -189,7 +191,7 @@ class TransportOperator:
 
     @cached_property
     def diagonal(self) -> Tensor:
-        """What leaves each cell through its faces, ``(..., x, y, z)``, 1/s."""
+        """Outflow of each cell through its faces, ``(..., x, y, z)``, 1/s."""
         total = self.before[0].new_zeros(self.shape)
         for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
             n = a.shape[dim] - 1
@@ -199,9 +201,7 @@ class TransportOperator:
     def subtract_neighbours(
         self, out: Tensor, U: Tensor, weight: float = 1.0, *, transposed: bool = False
     ) -> Tensor:
-        """Take from ``out``, in place, ``weight`` times what flows in from neighbouring cells (or
-        the transpose of that).
-        """
+        """Subtract ``weight`` times the inflow from neighbours, or its transpose, in place."""
         for a, b, dim in zip(self.before, self.after, SPACE, strict=True):
             n = U.shape[dim] - 1
             up, down = (a.narrow(dim, 1, n), b.narrow(dim, 1, n))[:: -1 if transposed else 1]
@@ -232,10 +232,10 @@ class TransportOperator:
         return *before, *after
 
 
-#: ``fitted``: exponentially fitted (Scharfetter-Gummel): central where diffusion rules, upwind
-#: where flow does; never a new extremum. ``central``: second order whatever the flow; wiggles where
-#: a face's Peclet number exceeds 2. ``upwind``: first order, never a new extremum. ``limited``:
-#: upwind, with :func:`limiter_divergence` on top.
+#: Schemes of the advective flux. ``fitted``: exponentially fitted (Scharfetter-Gummel), central
+#: where diffusion dominates, upwind where flow does, never a new extremum. ``central``: second
+#: order, oscillates where the Peclet number of a face exceeds 2. ``upwind``: first order, never a
+#: new extremum. ``limited``: upwind with :func:`limiter_divergence` added.
 Advection = Literal["fitted", "central", "upwind", "limited"]
 
 
@@ -246,8 +246,10 @@ def face_weights(
     m3/s.
 
     Args:
-        conductance: of diffusion, ``(..., faces)``. carried: volume flow times mobility. dim: axis
-            of the faces.
+        conductance: of diffusion, ``(..., faces)``.
+        advective_flow: volume flow times mobility.
+        dim: axis of the faces.
+        advection: the scheme.
     """
     if advection == "fitted":
         return exchange_coefficients(conductance, advective_flow, 0.0)

@@ -1,9 +1,9 @@
-"""From a tumour model to its fields: pressure on a refined grid, pools on the grid of the maps.
+"""The forward model: fields of a tumour as a function of its scalars, with exact tangents.
 
-The rim that drains a tumour is often thinner than a voxel, so pressure is solved on a grid refined
-``flow_refine`` times, everywhere or in the rim alone (:mod:`nanopinn.solvers.refined_grid`); its
-face flows are summed and its filtration averaged back to the grid of the maps, which keeps the
-fluid balance of every cell exact.
+The rim that drains a tumour is often thinner than a voxel. Pressure is therefore solved on a grid
+that is refined everywhere or in the rim alone (:mod:`nanopinn.solvers.refined_grid`). Face flows
+are summed and filtration is averaged back to the grid of the maps, which keeps the fluid balance of
+every cell exact. Pools are solved on the grid of the maps.
 """
 
 from __future__ import annotations
@@ -76,7 +76,13 @@ class FlowSolution:
 
 
 class LocalResponse:
-    """Exact response of each cell to the plasma curve when nothing moves between cells."""
+    """Exact response of each cell to the plasma curve without transport between cells (Tofts).
+
+    Args:
+        maps: of the tissue.
+        aif: the plasma curve.
+        times: at which the response is needed, s.
+    """
 
     def __init__(self, maps: TissueMaps, aif: PlasmaCurve, times: list[float]) -> None:
         rate = (maps.PS / maps.phi).reshape(-1)
@@ -90,6 +96,7 @@ class LocalResponse:
         self._values = response.T.reshape(len(times), *maps.phi.shape)
 
     def at(self, t: float) -> Tensor:
+        """The response at one of the times, ``(x, y, z)``, mM."""
         return self._values[self._index[time_key(t)]]
 
 
@@ -98,11 +105,11 @@ class ForwardModel:
 
     Args:
         setting: the tissue.
-        scalars_of: model scalars from the parameter vector; what it leaves out keeps its table
-            value.
-        pressure: to start the pressure solve from, on the flow grid.
-        factors: on the tumour's properties. values: of parameters, in place of the table's; see
-            :class:`TumourModel`.
+        scalars_from_theta: model scalars as a function of the parameter vector; those it leaves out
+            keep the value of the parameter table.
+        pressure: initial guess of the pressure, on the flow grid, Pa.
+        factors: on properties of the tumour; see :class:`TumourModel`.
+        values: of parameters, in place of those of the table.
     """
 
     def __init__(
@@ -155,7 +162,7 @@ class ForwardModel:
     def flow_from_pressure(
         self, theta: Tensor, p: Tensor, dp: Tensor | None = None, iterations: int = 0
     ) -> FlowSolution:
-        """Exchange and face flows that belong to a pressure, whoever found it."""
+        """Exchange and face flows at a given pressure."""
         J_v, J_L, *flows = self._exchange(theta, p)
         return FlowSolution(p, dp, J_v, J_L, (flows[0], flows[1], flows[2]), iterations)
 
@@ -171,8 +178,13 @@ class ForwardModel:
     def assemble_pools(
         self, kind: str, theta: Tensor, p: Tensor, segment: int = 0
     ) -> tuple[PoolCoefficients, PoolOperator]:
-        """Pools and their operator at a pressure, in a stretch of time between two jumps of the
-        release rate.
+        """Pools and their operator at a pressure.
+
+        Args:
+            kind: "contrast" or "drug".
+            theta: ``(m,)``.
+            p: pressure on the flow grid, Pa.
+            segment: number of the time segment between two jumps of the release rate.
         """
         J_v, J_L, *flows = self._exchange(theta, p)
         model = self.model(theta)
@@ -188,12 +200,13 @@ class ForwardModel:
     def linearise_pools(
         self, kind: str, theta: Tensor, flow: FlowSolution, segment: int = 0
     ) -> tuple[PoolCoefficients, PoolOperator, dict[int, PoolOperator]]:
-        """Pools, their operator and its tangents, by index of the parameters that move it.
+        """Pools, their operator and its tangents, by index of the parameters that change it.
 
         Args:
             kind: "contrast" or "drug".
-            flow: with its tangents, or without, and then there are none here.
-            stretch: of time, between two jumps of the release rate.
+            theta: ``(m,)``.
+            flow: at theta; without tangents of its own there are none of the operator.
+            segment: number of the time segment between two jumps of the release rate.
         """
         pools, operator = self.assemble_pools(kind, theta, flow.p, segment)
         pools.validate()
@@ -226,11 +239,11 @@ class ForwardModel:
         """Tissue concentration of the contrast agent at the frames, mM.
 
         The bolus is integrated exactly: with ``U = (a/PS) U0 + delta`` and U0 the exact local
-        (Tofts) response to the plasma curve, the march only sees the smooth remainder delta.
+        (Tofts) response to the plasma curve, the time integration is of the smooth remainder delta.
 
         Returns:
             ``phi U + v_p C_p`` as ``(t, x, y, z)``, its tangents ``(t, m, x, y, z)`` or None, and
-            the march.
+            the trajectory of the remainder.
         """
         pools, operator, tangents = self.linearise_pools("contrast", theta, flow)
         maps = self.setting.maps
@@ -272,7 +285,7 @@ class ForwardModel:
         return C, dC, run
 
     def _get_local_response(self, aif: PlasmaCurve, times: list[float]) -> LocalResponse:
-        """What each cell does by itself; the scalars do not change it, so it is kept."""
+        """The response of each cell without transport, cached because scalars do not change it."""
         if (
             self._local_response_cache is None
             or self._local_response_cache[0] is not aif
@@ -295,29 +308,33 @@ class ForwardModel:
         tol: float = 1e-10,
         tangents_at: Collection[int] | None = None,
     ) -> Trajectory:
-        """Encapsulated, free, bound, intracellular and nuclear drug at ``times`` (s after the
-        dose), kg/m3.
+        """Encapsulated, free, bound, intracellular and nuclear drug, kg/m3.
 
         Args:
-            flow: with tangents, or without, and then there are none here.
-            tangents_at: indices of the times at which tangents are wanted, one after the other as
-                given; None: all.
+            theta: ``(m,)``.
+            flow: at theta; without tangents of its own there are none of the drug.
+            plasma: curves of encapsulated and free drug.
+            times: time nodes after the dose, s.
+            scheme: the Runge-Kutta method.
+            tol: relative residual of the linear solves.
+            tangents_at: indices of the times at which tangents are returned, in this order; None
+                for all.
 
         Raises:
             ValueError: the release rate jumps at a time that is not among them.
         """
-        stretches = split_at_jumps(times, self.setting.release_jump_times_s)
-        marched = [self.linearise_pools("drug", theta, flow, k) for k in range(len(stretches))]
-        moving = sorted({j for _, _, tangents in marched for j in tangents})
+        segments = split_at_jumps(times, self.setting.release_jump_times_s)
+        operators = [self.linearise_pools("drug", theta, flow, k) for k in range(len(segments))]
+        moving = sorted({j for _, _, tangents in operators for j in tangents})
         wanted = list(range(len(times)) if tangents_at is None else tangents_at)
         every = (
             None
             if flow.dp is None
-            else flow.dp.new_zeros((len(wanted), len(theta), *marched[0][0].capacity.shape))
+            else flow.dp.new_zeros((len(wanted), len(theta), *operators[0][0].capacity.shape))
         )
         runs: list[Trajectory] = []
         first = 0
-        for nodes, (pools, operator, tangents) in zip(stretches, marched, strict=True):
+        for nodes, (pools, operator, tangents) in zip(segments, operators, strict=True):
             dAs = [
                 (
                     tangents[j]
@@ -358,8 +375,16 @@ def solve_drug_for_tissues(
     scheme: Scheme = TR_BDF2,
     tol: float = 1e-10,
 ) -> Tensor:
-    """Pools as :meth:`ForwardModel.solve_drug` finds them, of several tissues on one grid at the flow of one,
-    in a single march.
+    """Drug in several tissues on one grid, at the flow of one, in a single integration.
+
+    Args:
+        forwards: model of each tissue.
+        theta: ``(m,)``.
+        flow: at theta.
+        plasma: curves of encapsulated and free drug.
+        times: time nodes after the dose, s.
+        scheme: the Runge-Kutta method.
+        tol: relative residual of the linear solves.
 
     Returns:
         ``(n, tissue, pool, x, y, z)`` kg/m3.
@@ -387,7 +412,7 @@ def solve_drug_for_tissues(
 def _plasma_source(
     plasma: Sequence[SumOfExponentials], operator: PoolOperator, dAs: Sequence[PoolOperator]
 ) -> Source:
-    """What plasma curves bring into the pools, and its tangents."""
+    """The source of the pools from plasma curves, and its tangents."""
     together = PoolOperator.stack(dAs) if dAs else None
 
     def source(t: float) -> tuple[Tensor, Tensor | None]:

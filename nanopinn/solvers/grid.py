@@ -1,7 +1,6 @@
-"""A box of cells and the move between a grid and its refinement.
+"""Grid of cells, transfer between a grid and its refinement, and the box within an image.
 
-The box that is solved: the tumour with a margin of normal tissue, inside or beyond the field of
-view.
+The box holds the tumour with a margin of normal tissue; it may exceed the field of view.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ class Grid:
     def __post_init__(self) -> None:
         if min(self.shape) < 2:
             raise InputError(
-                "the grid is too thin for a flow",
+                "the grid has too few cells",
                 field="shape",
                 found=self.shape,
-                expected="at least 2 cells each way",
+                expected="at least 2 cells along each axis",
             )
         if not all(0 < h < float("inf") for h in self.spacing):
             raise InputError("cell sizes must be positive", field="spacing", found=self.spacing)
@@ -48,7 +47,7 @@ class Grid:
         return self.spacing[axis] / 2
 
     def average_within_cells(self, values: Tensor) -> Tensor:
-        """Give cells that are one the mean of their values; here none are."""
+        """Average over the parts of each cell; here every part is a cell."""
         return values
 
     def refined(self, factor: int) -> Grid:
@@ -59,21 +58,25 @@ class Grid:
 
 
 def repeat_cells(values: Tensor, factor: int) -> Tensor:
-    """Give each of the ``factor^3`` parts of a cell the cell's value; the last three axes are
-    space.
-    """
+    """Repeat the value of each cell for its ``factor^3`` parts; the last three axes are space."""
     for axis in (-3, -2, -1):
         values = values.repeat_interleave(factor, dim=axis)
     return values
 
 
 def subdivide_with_slopes(values: Tensor, factor: int) -> Tensor:
-    """Cut cells into ``factor^3`` parts along limited slopes: each cell keeps its mean, no new
-    extremum appears.
+    """Subdivide cells into ``factor^3`` parts along limited slopes.
 
-    The monotonized central limiter (van Leer 1977), one axis after another. Maps are averages over
-    voxels; held constant within them they would put jumps, and with these diffusion, where tissue
-    has none.
+    Each cell keeps its mean, and no new extremum appears. The monotonized central limiter is
+    applied axis by axis. Maps are averages over voxels; values held constant within voxels would
+    introduce jumps, and with them numerical diffusion.
+
+    Args:
+        values: ``(..., x, y, z)``.
+        factor: parts per cell edge.
+
+    References:
+        van Leer, J. Comput. Phys. 23:276 (1977).
     """
     for dim in (-3, -2, -1):
         n = values.shape[dim]
@@ -90,17 +93,19 @@ def subdivide_with_slopes(values: Tensor, factor: int) -> Tensor:
 
 
 def average_subcells(values: Tensor, factor: int) -> Tensor:
-    """Mean over the ``factor^3`` parts of each cell; the inverse of :func:`repeat_cells` on
-    constants.
-    """
+    """Mean over the ``factor^3`` parts of each cell, the inverse of :func:`repeat_cells`."""
     *lead, nx, ny, nz = values.shape
     parts = values.reshape(*lead, nx // factor, factor, ny // factor, factor, nz // factor, factor)
     return parts.mean(dim=(-5, -3, -1))
 
 
 def sum_subface_flows(flow: Tensor, factor: int, axis: int) -> Tensor:
-    """Sum the flows through the parts of each coarse face; ``flow`` has n+1 faces along ``axis``
-    (0..2).
+    """Sum the flows through the parts of each coarse face.
+
+    Args:
+        flow: through fine faces, n+1 along ``axis``.
+        factor: parts per cell edge.
+        axis: 0, 1 or 2.
     """
     dim = axis - 3
     index = torch.arange(0, flow.shape[dim], factor, device=flow.device)
@@ -128,19 +133,20 @@ class Domain:
         margin_m: float,
         cut: tuple[tuple[int, int], ...] = (),
     ) -> Domain:
-        """The bounding box of a mask, widened by at least ``margin_m`` and two voxels on every
-        side.
+        """The bounding box of a mask, widened by at least ``margin_m`` and two voxels on each side.
 
         Args:
-            cut: faces of the image, as (axis, side) with side 0 or 1, at which the box ends with
-                it.
+            mask: of the tumour, ``(x, y, z)``.
+            spacing_m: of the voxels, m.
+            margin_m: m.
+            cut: faces of the image, as (axis, side) with side 0 or 1, at which the box ends.
 
         Raises:
             InputError: the mask is empty.
         """
         if not mask.any():
             raise InputError(
-                "the tumour mask is empty", field="mask", remedy="Draw at least a few voxels."
+                "the tumour mask is empty", field="mask", remedy="Outline at least a few voxels."
             )
         low, high = [], []
         for axis, h in enumerate(spacing_m):
@@ -167,6 +173,7 @@ class Domain:
         return x, y, z
 
     def _overlap(self) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """The overlap of image and box, as slices of each."""
         image, box = [], []
         for a, b, n in zip(self.low, self.high, self.image_shape, strict=True):
             start, stop = max(a, 0), min(b, n)
@@ -175,16 +182,14 @@ class Domain:
         return tuple(image), tuple(box)
 
     def crop(self, values: NDArray[np.float64], fill: float) -> NDArray[np.float64]:
-        """Cut the box out of an image ``(..., x, y, z)``; ``fill`` stands beyond the image."""
+        """Crop an image ``(..., x, y, z)`` to the box, with ``fill`` beyond the image."""
         image, box = self._overlap()
         out = np.full((*values.shape[:-3], *self.shape), fill, dtype=np.float64)
         out[..., box[0], box[1], box[2]] = values[..., image[0], image[1], image[2]]
         return out
 
     def embed(self, values: NDArray[np.float64], fill: float = np.nan) -> NDArray[np.float64]:
-        """Put the box's values ``(..., x, y, z)`` back into an image; ``fill`` stands outside the
-        box.
-        """
+        """Embed values of the box ``(..., x, y, z)`` in an image, with ``fill`` outside the box."""
         image, box = self._overlap()
         out = np.full((*values.shape[:-3], *self.image_shape), fill, dtype=np.float64)
         out[..., image[0], image[1], image[2]] = values[..., box[0], box[1], box[2]]

@@ -302,10 +302,17 @@ class _Run:
 def frame_nodes(
     frame_times: np.ndarray, onset: float, substeps: int
 ) -> tuple[list[float], list[int]]:
-    """Nodes of the march: frames, cut into substeps, and a start no later than the onset of the
-    plasma curve.
+    """Time nodes of the contrast agent: frames, substeps and a start no later than the onset.
 
-    Where frames are missing, steps stay as long as the frames usually are apart.
+    Where frames are missing, steps keep the median spacing of the frames.
+
+    Args:
+        frame_times: s.
+        onset: of the plasma curve, s.
+        substeps: steps per frame.
+
+    Returns:
+        The nodes, s, and the index of each frame among them.
     """
     spacing = float(np.median(np.diff(frame_times)))
     start = min(float(frame_times[0]), onset)
@@ -319,7 +326,8 @@ def frame_nodes(
     return nodes, at[len(marks) - len(frame_times) :]
 
 
-#: Of a march of drug in about eighteen steps, for what is compared with another of the same steps.
+#: Options of :func:`drug_nodes` for about eighteen steps; results are compared only with those of
+#: the same steps.
 COARSE_STEP_OPTIONS: dict[str, Any] = {"first_step_s": 300.0, "growth": 2.0, "longest_s": 10000.0}
 
 
@@ -330,10 +338,17 @@ def drug_nodes(
     longest_s: float = 5400.0,
     jumps_s: Sequence[float] = (),
 ) -> np.ndarray:
-    """March nodes for a drug run: steps that grow from the dose on and land on every imaging time.
+    """Time nodes of the drug: steps that grow from the dose on and land on every image.
 
-    Steps are grouped so that several share a size, and with it their matrix. Where a coefficient
-    jumps they start afresh.
+    Several steps share a size, and with it their matrix. Where a coefficient jumps, steps begin
+    small again.
+
+    Args:
+        images_s: times of the images, s.
+        first_step_s: s.
+        growth: factor between steps.
+        longest_s: s.
+        jumps_s: times at which coefficients jump, s.
     """
     nodes, step, repeat = [0.0], first_step_s, 0
     last = max(images_s)
@@ -354,23 +369,23 @@ def drug_nodes(
 
 
 def split_at_jumps(nodes: np.ndarray, jumps: Sequence[float]) -> list[list[float]]:
-    """Nodes of every stretch between jumps within their span; each jump ends one stretch and begins
-    the next.
+    """Nodes of every time segment between jumps; each jump ends a segment and begins the next.
 
     Raises:
-        ValueError: a jump is no node.
+        ValueError: a jump is not among the nodes.
     """
     times = [float(t) for t in nodes]
     at = [0]
     for jump in jumps:
         if times[0] < jump < times[-1]:
             if jump not in times:
-                raise ValueError(f"a march needs a node where a coefficient jumps, at {jump:g} s")
+                raise ValueError(f"a time node is required at each coefficient jump, at {jump:g} s")
             at.append(times.index(jump))
     return [times[a : b + 1] for a, b in itertools.pairwise([*at, len(times) - 1])]
 
 
 def stage_times(nodes: list[float], scheme: Scheme) -> list[float]:
+    """Times of all stages of the steps between nodes, increasing, s."""
     stages = {
         time_key(t0 + c * (t1 - t0)): t0 + c * (t1 - t0)
         for t0, t1 in itertools.pairwise(nodes)
@@ -380,4 +395,5 @@ def stage_times(nodes: list[float], scheme: Scheme) -> list[float]:
 
 
 def time_key(t: float) -> int:
+    """The time in microseconds, by which times that differ by rounding are equal."""
     return round(t * 1e6)

@@ -107,7 +107,7 @@ def low_rank_response(
             before = now
         fields.append(image / H[m, m - 1])
     raise SolverError(
-        f"a basis of {max_rank} fields leaves a change of {change:.1e}; use time integration instead"
+        f"{max_rank} fields leave a change of {change:.1e}; use time integration instead"
     )
 
 

@@ -36,7 +36,7 @@ Array = NDArray[np.float64]
 #: ``f(t, y, theta)`` of a time (s), states ``(n,)`` and coordinates ``(m,)``.
 RateFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-#: Newton stops at this share of the error that a step may make.
+#: Newton's method stops at this fraction of the error that a step may make.
 NEWTON_TOLERANCE_FRACTION = 1e-3
 MAX_NEWTON_ITERATIONS = 12
 
@@ -45,11 +45,10 @@ class OdeSystem:
     """A rate with its derivatives at one parameter vector.
 
     Args:
-        rate: made of torch's functions; states do not branch in it.
+        rate: of torch functions, without branches that depend on states.
         theta: ``(m,)``.
-        states: n.
-        band: how far from the diagonal its Jacobian reaches; None where every state may touch every
-            other.
+        states: their number n.
+        band: half-bandwidth of the Jacobian; None for a dense one.
     """
 
     def __init__(
@@ -140,11 +139,13 @@ class BandedLU:
 
 @dataclass(frozen=True)
 class OdeSolution:
-    """States at the times asked for.
+    """Solution of a system at given times.
 
     Attributes:
-        times: ``(k,)``. states: ``(k, n)``. tangents: ``(k, n, m)``, None where not asked for.
-        nodes: ends of the steps, which a later run may be told to take again.
+        times: ``(k,)``, s.
+        states: ``(k, n)``.
+        tangents: ``(k, n, m)``, or None.
+        nodes: ends of the steps, by which a later run may repeat them.
         evaluations: of the rate.
     """
 
@@ -187,12 +188,17 @@ def integrate_ode(
     """Solve from ``start`` to the last of ``times``.
 
     Args:
-        initial: ``(n,)``. d_initial: its tangents ``(n, m)``.
-        times: increasing, none before ``start``; states between steps are cubic Hermite
+        system: the rate and its derivatives.
+        start: s.
+        initial: ``(n,)``.
+        d_initial: its tangents, ``(n, m)``.
+        times: increasing, none before ``start``, s; states between steps are cubic Hermite
             interpolants.
-        events: times at which the rate jumps; steps end there.
-        nodes: steps to take, in place of those that the error asks for.
-        scheme: stiffly accurate; without ``nodes`` it needs an embedded error.
+        tolerance: error that a step may make.
+        tangents: whether they are computed.
+        events: times at which the rate jumps, s; steps end there.
+        nodes: ends of the steps to take, s; None to control the steps by their error.
+        scheme: the Runge-Kutta method; without ``nodes`` it needs an embedded method.
 
     Raises:
         SolverError: steps became too small, or a matrix is singular.

@@ -1,5 +1,6 @@
-"""Transport, reaction and inflow of a set of pools: the matrix that every solver reads, as sparse
-as the couplings are.
+"""The spatial operator of a set of pools, their mass balance, and a time segment of their equation.
+
+The operator is stored as sparsely as the pools are coupled.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class PoolOperator:
     """``A U = div(flux) + reaction U`` of a set of pools, linear in U and in its own coefficients.
 
     Attributes:
-        pools: how many. moving: those that move between cells.
+        pools: number of pools.
+        moving: indices of those that move between cells.
         transport: of the pools that move.
         reaction: by (pool, pool), ``(..., x, y, z)``, 1/s.
         inflow: by (pool, input), ``(..., x, y, z)``, 1/s.
@@ -56,7 +58,10 @@ class PoolOperator:
         advection: Advection = "fitted",
         cut: tuple[tuple[int, int], ...] = (),
     ) -> PoolOperator:
-        """Pools carried by volume flows through the faces, see :meth:`Transport.of`."""
+        """Pools transported by volume flows through the faces.
+
+        See :meth:`nanopinn.solvers.fluxes.TransportOperator.from_pools`.
+        """
         return cls(
             len(pools.names),
             pools.moving,
@@ -67,19 +72,19 @@ class PoolOperator:
 
     @classmethod
     def stack(cls, operators: Sequence[PoolOperator]) -> PoolOperator:
-        """Operators of the same pools as one, along a new leading axis."""
+        """Stack operators of the same pools along a new leading axis."""
         return operators[0].with_tensors(
             tuple(torch.stack(ts) for ts in zip(*(op.tensors() for op in operators), strict=True))
         )
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what it acts on, ``(..., pool, x, y, z)``."""
+        """Shape of the operand, ``(..., pool, x, y, z)``."""
         *lead, _, x, y, z = self.transport.shape
         return (*lead, self.pools, x, y, z)
 
     def restrict_to(self, pools: Sequence[int]) -> PoolOperator:
-        """The part that acts within some of the pools."""
+        """The operator within some of the pools."""
         moving = tuple(i for i, p in enumerate(pools) if p in self.moving)
         transport = self.transport.restrict_to([self.moving.index(pools[i]) for i in moving])
         inflow = {
@@ -113,7 +118,7 @@ class PoolOperator:
         )
 
     def to(self, dtype: torch.dtype) -> PoolOperator:
-        """The same in another precision; itself in its own."""
+        """The operator in another precision."""
         return (
             self
             if self.transport.before[0].dtype == dtype
@@ -135,11 +140,11 @@ class PoolOperator:
         return column_sums(self.nonzero_reaction)
 
     def plasma_source(self, plasma: Tensor, out: Tensor | None = None) -> Tensor:
-        """What plasma brings, ``inflow plasma``, ``(..., pool, x, y, z)``, written to ``out`` if
-        given.
+        """Source from plasma, ``inflow plasma``, ``(..., pool, x, y, z)``.
 
         Args:
             plasma: ``(input,)`` or ``(input, x, y, z)``.
+            out: to which it is written, if given.
         """
         out = self.transport.before[0].new_zeros(self.shape) if out is None else out.zero_()
         return add_matrix_product(
@@ -147,7 +152,7 @@ class PoolOperator:
         )
 
     def local_entries(self) -> dict[tuple[int, int], Tensor]:
-        """What acts within a cell: reactions, and what leaves through its faces."""
+        """Terms local to a cell: reactions, and outflow through its faces."""
         entries = dict(self.nonzero_reaction)
         for p, transport in zip(self.moving, self.transport.per_pool, strict=True):
             entries[p, p] = (
@@ -156,7 +161,7 @@ class PoolOperator:
         return entries
 
     def subtract_from(self, out: Tensor, U: Tensor) -> Tensor:
-        """Take ``A U`` from ``out``, in place."""
+        """Subtract ``A U`` from ``out``, in place."""
         for p, transport in zip(self.moving, self.transport.per_pool, strict=True):
             o, u = out[..., p, :, :, :], U[..., p, :, :, :]
             transport.subtract_neighbours(o.addcmul_(transport.diagonal, u, value=-1), u, -1.0)
@@ -179,17 +184,16 @@ class PoolOperator:
         return add_matrix_product(out, coupled, U)
 
     def gradient(self, y: Tensor, U: Tensor, plasma: Tensor) -> tuple[Tensor, ...]:
-        """Gradient of ``y . (inflow plasma - A U)`` with respect to every coefficient, in the order
-        of :meth:`tensors`.
-        """
+        """Gradient of ``y . (inflow plasma - A U)`` with respect to :meth:`tensors`."""
         at = list(self.moving)
         reaction = ((-y[p] * U[q]).sum_to_size(m.shape) for (p, q), m in self.reaction.items())
         inflow = ((y[p] * plasma[c]).sum_to_size(m.shape) for (p, c), m in self.inflow.items())
         return (*self.transport.gradient(y[at], U[at]), *reaction, *inflow)
 
     def loss_rate(self, U: Tensor) -> Tensor:
-        """What each pool loses for good (not to another pool), summed over cells, ``(..., pool)``,
-        concentration per second.
+        """Loss of each pool that is not a gain of another, summed over cells, ``(..., pool)``.
+
+        In concentration per second.
         """
         out = U.new_zeros(U.shape[:-3])
         for q, loss in self._losses.items():
@@ -197,14 +201,14 @@ class PoolOperator:
         return out
 
     def throughput(self, U: Tensor) -> float:
-        """What leaves cells through their faces, root of the summed squares, concentration per
+        """Outflow of cells through their faces, root of the summed squares, in concentration per
         second.
         """
         each = zip(self.moving, self.transport.per_pool, strict=True)
         return float(sum((t.diagonal * U[..., p, :, :, :]).square_().sum() for p, t in each)) ** 0.5
 
     def boundary_outflow(self, U: Tensor) -> Tensor:
-        """What leaves the box, summed over its faces, ``(..., pool)``, concentration per second."""
+        """Outflow of the box, summed over faces, ``(..., pool)``, concentration per second."""
         out = U.new_zeros(U.shape[:-3])
         for p, transport in zip(self.moving, self.transport.per_pool, strict=True):
             out[..., p] = transport.boundary_outflow(U[..., p, :, :, :])
@@ -258,7 +262,7 @@ class PoolMassBalance:
 
 @dataclass(frozen=True)
 class Interval:
-    """A stretch of time in which nothing jumps.
+    """A time segment in which no coefficient jumps.
 
     Attributes:
         start, end: s.
@@ -266,12 +270,12 @@ class Interval:
         capacity: ``(..., pool, x, y, z)``.
         plasma: the plasma curves, ``(input,)`` or ``(input, x, y, z)``, kg/m3, smooth from
             ``start`` to ``end``.
-        transfers: what is not linear in the pools.
-        names: the pools.
-        correction: a divergence that the operator leaves out (a limiter's), not linear in the pools
-            either.
-        jumps: whether anything jumps at its start; otherwise it goes on where coefficients have
-            drifted, with the steps of the last.
+        transfers: saturable transport between pools.
+        correction: a divergence that the operator leaves out (that of a limiter), not linear in the
+            pools.
+        names: of the pools.
+        starts_at_event: whether a coefficient jumps at its start; otherwise coefficients have
+            drifted, and steps keep their size.
     """
 
     start: float
@@ -295,7 +299,16 @@ class Interval:
         plasma: Callable[[float], Tensor],
         advection: Advection = "fitted",
     ) -> Interval:
-        """Assembled pools, carried by volume flows (m3/s) through the faces of a grid."""
+        """Assemble pools transported by volume flows through the faces of a grid.
+
+        Args:
+            start, end: s.
+            pools: coefficients of the pools.
+            flows: volume flows, one tensor per axis, m3/s.
+            grid: of the maps.
+            plasma: the plasma curves.
+            advection: scheme of the advective fluxes.
+        """
         operator = PoolOperator.from_pools(pools.validate(), flows, grid, advection)
         correction = None
         if advection == "limited":
@@ -311,16 +324,16 @@ class Interval:
 
     @property
     def linear(self) -> bool:
-        """Whether one solve is all that a stage takes."""
+        """Whether the equation is linear in the pools."""
         return not self.transfers and self.correction is None
 
     def plasma_values(self, t: float) -> Tensor:
-        """The plasma curves at a time, shaped to weigh maps, kg/m3."""
+        """The plasma curves at a time, shaped to broadcast with maps, kg/m3."""
         c = self.plasma(t)
         return c.reshape(*c.shape, 1, 1, 1) if c.dim() == 1 else c
 
     def total_plasma_inflow(self, t: float) -> Tensor:
-        """What plasma brings to each pool, summed over cells, ``(..., pool)``."""
+        """Source of each pool from plasma, summed over cells, ``(..., pool)``."""
         c = self.plasma_values(t).expand(-1, *self.capacity.shape[-3:])
         total = self.capacity.new_zeros(self.capacity.shape[:-3])
         for (p, q), m in self.operator.nonzero_inflow.items():
@@ -337,7 +350,7 @@ class Interval:
         )
 
     def apply_saturable_transfers(self, out: Tensor, U: Tensor) -> Tensor:
-        """Move, in ``out``, what transporters carry at U."""
+        """Add saturable transport at U to the rates in ``out``, in place."""
         for k in self.transfers:
             z = k.rate(U)
             out[..., k.outside, :, :, :].sub_(z)
@@ -345,7 +358,7 @@ class Interval:
         return out
 
     def linearised_reaction(self, U: Tensor) -> Entries:
-        """Reaction of a small change about U."""
+        """Reaction linearised about U, saturable transport included."""
         entries = dict(self.operator.nonzero_reaction)
         for k in self.transfers:
             into, back = k.rate_derivatives(U)
@@ -363,6 +376,7 @@ class Interval:
 def _limiter(
     U: Tensor, moving: tuple[int, ...], advective_flow: tuple[Tensor, ...], grid: Grid
 ) -> Tensor:
+    """Divergence of the antidiffusive fluxes of the pools that move, ``(..., pool, x, y, z)``."""
     out, at = torch.zeros_like(U), list(moving)
     out[..., at, :, :, :] = limiter_divergence(U[..., at, :, :, :], advective_flow, grid)
     return out

@@ -1,13 +1,11 @@
-"""The pressure operator: of a box, and with one unknown per cell of a box that is refined near the
-tumour's edge.
+"""Steady interstitial pressure: its operator, solution, tangents and gradient.
 
     (A p)_i = sum_j G_ij (p_i - p_j) + S_i p_i,    m3/s
 
 with the conductance G of the face between two cells (see
-:func:`nanopinn.solvers.fluxes.conductance`) and what leaves a cell per pressure, S, through walls,
-lymphatics and the boundary of the box. Symmetric, positive definite.
-
-Steady interstitial pressure and its tangents.
+:func:`nanopinn.solvers.fluxes.face_conductance`) and the outflow of a cell per pressure, S, through
+vessel walls, lymphatics and the boundary of the box. The operator is symmetric and positive
+definite.
 """
 
 from __future__ import annotations
@@ -39,8 +37,8 @@ class BoxPressureMatrix:
 
     Attributes:
         faces: G of the inner faces, one tensor per axis, n-1 entries along it.
-        walls, ends: S, through walls and lymphatics and through the boundary of the box, ``(x, y,
-            z)``.
+        walls: S through vessel walls and lymphatics, ``(x, y, z)``.
+        ends: S through the boundary of the box, ``(x, y, z)``.
     """
 
     faces: tuple[Tensor, Tensor, Tensor]
@@ -49,8 +47,10 @@ class BoxPressureMatrix:
 
     @classmethod
     def from_flow_coefficients(cls, flow: FlowCoefficients, grid: Grid) -> BoxPressureMatrix:
-        """From the coefficients; a fixed pressure stands on the boundary of the box, nothing but an
-        inflow passes its cut faces.
+        """Assemble from the coefficients of the flow.
+
+        The pressure is fixed on the boundary of the box; through its cut faces passes only the
+        given inflow.
         """
         ends, faces = torch.zeros_like(flow.K), []
         for dim in SPACE:
@@ -85,11 +85,11 @@ class BoxPressureMatrix:
 
 @dataclass(frozen=True)
 class RefinedPressureMatrix:
-    """A on the cells of a refined rim, ``(..., cells)``: the matrix of the box, with what is one
-    cell added up.
+    """A on the cells of a refined rim, ``(..., cells)``: that of the box summed over cells.
 
     Attributes:
-        diagonal: ``(cells,)``. rows: all of A, sparse rows, ``(cells, cells)``.
+        diagonal: ``(cells,)``.
+        rows: all of A in compressed rows, ``(cells, cells)``.
     """
 
     diagonal: Tensor
@@ -97,7 +97,7 @@ class RefinedPressureMatrix:
 
     @classmethod
     def from_box(cls, box: BoxPressureMatrix, grid: RimGrid) -> RefinedPressureMatrix:
-        """Add up the faces between each pair of cells, and what leaves the parts of each."""
+        """Sum over the faces between each pair of cells, and over the parts of each cell."""
         touching = grid.connections
         G = touching.sum_over_parts(box.faces)
         diagonal = (
@@ -120,7 +120,7 @@ def pressure_residual(flow: FlowCoefficients, p: Tensor, grid: Grid) -> Tensor:
 
 
 def pressure_operator(flow: FlowCoefficients, grid: Grid) -> Callable[[Tensor], Tensor]:
-    """The part of :func:`pressure_residual` that is linear in p; carries leading batch axes."""
+    """The part of :func:`pressure_residual` that is linear in p; leading batch axes are allowed."""
     A = BoxPressureMatrix.from_flow_coefficients(flow, grid)
     return lambda p: grid.average_within_cells(A(grid.average_within_cells(p))) / grid.cell_volume
 
@@ -136,8 +136,16 @@ def pressure_diagonal(flow: FlowCoefficients, grid: Grid) -> Tensor:
 def solve_pressure(
     flow: FlowCoefficients, grid: Grid, start: Tensor | None = None, tol: float = 1e-13
 ) -> LinearSolution:
-    """Pressure in Pa, ``(x, y, z)``; well conditioned, because walls hold the pressure within l of
-    each cell.
+    """Pressure, ``(x, y, z)``, Pa.
+
+    The system is well conditioned, because exchange with vessels bounds the coupling of cells to
+    the hydraulic length.
+
+    Args:
+        flow: coefficients.
+        grid: of the flow.
+        start: initial guess, Pa.
+        tol: relative residual.
     """
     box = BoxPressureMatrix.from_flow_coefficients(flow.validate(), grid)
     nothing = torch.zeros_like(flow.K)
@@ -163,8 +171,11 @@ def solve_cells(
     """``A x = source`` for the pressure operator A, with one unknown per cell.
 
     Args:
-        box: A of the box. source: of every cell or part of one, ``(..., x, y, z)``, 1/s if x is a
-            pressure.
+        box: A of the box.
+        grid: of the flow.
+        source: of every cell or part of one, ``(..., x, y, z)``, 1/s if x is a pressure.
+        start: initial guess.
+        tol: relative residual.
     """
     b, batch_dims = source * grid.cell_volume, source.dim() - 3
     if not isinstance(grid, RimGrid):
@@ -193,12 +204,14 @@ def pressure_tangents(
     Args:
         coefficients_from_theta: the coefficients as a function of the parameter vector.
         theta: parameters, ``(m,)``.
-        p: the pressure at theta.
+        p: the pressure at theta, Pa.
+        grid: of the flow.
+        tol: relative residual.
     """
     flow = coefficients_from_theta(theta)
     forcing = pressure_forcing(coefficients_from_theta, theta, p, grid)
     tangents = torch.zeros_like(forcing)
-    # a parameter that only scales the residual leaves round-off behind, not a direction
+    # of a parameter that only scales the residual, nothing but round-off is left
     scale = float((flow.LpSV * flow.p_e).abs().max())
     moved = [j for j, f in enumerate(forcing) if float(f.abs().max()) > 1e-8 * scale]
     if moved:
@@ -214,7 +227,7 @@ def pressure_forcing(
     p: Tensor,
     grid: Grid,
 ) -> Tensor:
-    """``-dR/dtheta_j`` at a fixed pressure, ``(m, x, y, z)``: what drives the tangents."""
+    """Right-hand side of the tangents, ``-dR/dtheta_j`` at a fixed pressure, ``(m, x, y, z)``."""
     identity = torch.eye(len(theta), dtype=theta.dtype, device=theta.device)
     return -directional_derivatives(
         lambda th: pressure_residual(coefficients_from_theta(th), p, grid), (theta,), (identity,)

@@ -1,10 +1,9 @@
-"""A box refined near the tumour's edge alone: which of its parts are cells of their own, and which
-share one.
+"""A grid that is refined near the edge of the tumour alone.
 
-The rim that drains a tumour is thinner than a voxel; its core and the tissue around it hardly vary.
-Voxels near the edge are cut into ``factor^3`` cells, the others stay whole. Fields keep the shape
-of the box that is cut everywhere, and the parts of one cell carry one value: the flow through a
-coarse face is the sum over its parts.
+The rim that drains a tumour is thinner than a voxel; its core and the tissue around it vary slowly.
+Voxels near the edge are divided into ``factor^3`` cells, the others stay whole. Fields have the
+shape of the grid that is refined everywhere, and the parts of one cell have one value; the flow
+through a coarse face is the sum over its parts.
 """
 
 from __future__ import annotations
@@ -37,11 +36,13 @@ class RimGrid(Grid):
 
     @classmethod
     def from_tumour_edge(cls, tumour: Tensor, grid: Grid, factor: int, distance: float) -> RimGrid:
-        """Cut the voxels that reach within ``distance`` (m, along each axis) of the tumour's edge,
-        and those that touch it.
+        """Refine the voxels within a distance of the tumour's edge, and those that touch it.
 
         Args:
-            tumour: 1 inside, ``(x, y, z)``. grid: of the voxels.
+            tumour: 1 inside, ``(x, y, z)``.
+            grid: of the voxels.
+            factor: parts along the edge of a voxel.
+            distance: along each axis, m.
         """
         fine = grid.refined(factor)
         width = torch.where(near_edge(tumour, grid, distance), 1, factor)
@@ -68,29 +69,29 @@ class RimGrid(Grid):
 
     @cached_property
     def cells(self) -> int:
-        """How many cells there are."""
+        """Number of cells."""
         return int(self.cell_index.max()) + 1
 
     @cached_property
     def cell_index(self) -> Tensor:
-        """Of the cell that each part belongs to, ``(X, Y, Z)``, from 0."""
+        """Index of the cell that each part belongs to, ``(X, Y, Z)``, from 0."""
         return number_groups(group_starts(self.width, AXES))
 
     @cached_property
     def connections(self) -> CellConnections:
-        """Which cells touch."""
+        """The pairs of cells that share a face."""
         return CellConnections.from_grid(self)
 
 
 @dataclass(frozen=True)
 class CellConnections:
-    """The pairs of cells that touch, each once, whatever number of parts' faces lies between them.
+    """The pairs of cells that share a face, each once.
 
     Attributes:
-        before, after: numbers of the two cells, ``(m,)``.
-        faces: the box's inner faces that lie between cells, counted over all axes. pair: which pair
-            each lies between.
-        cells: how many there are.
+        before, after: indices of the two cells, ``(m,)``.
+        faces: the inner faces of the box that lie between cells, numbered over all axes.
+        pair: index of the pair that each face lies between.
+        cells: number of cells.
     """
 
     before: Tensor
@@ -101,7 +102,7 @@ class CellConnections:
 
     @classmethod
     def from_grid(cls, grid: RimGrid) -> CellConnections:
-        """Find them: two cells share the parts' faces of the smaller one's side."""
+        """The pairs of a grid; two cells share the faces of the parts of the smaller one."""
         ends: list[Tensor] = []
         pairs: list[Tensor] = []
         for axis in AXES:
@@ -123,16 +124,16 @@ class CellConnections:
         return cls(before, after, faces, every[faces], grid.cells)
 
     def sum_over_parts(self, faces: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Sum over the faces between each pair, ``(m,)``, of values on the box's inner faces, one
-        tensor per axis.
+        """Sum over the faces between each pair, ``(m,)``.
+
+        Args:
+            faces: values on the inner faces of the box, one tensor per axis.
         """
         values = torch.cat([f.flatten() for f in faces])[self.faces]
         return values.new_zeros(len(self.before)).index_add_(0, self.pair, values)
 
     def matrix(self, values: Tensor, diagonal: Tensor) -> Tensor:
-        """The symmetric matrix with a value for each pair and each cell, sparse rows, ``(cells,
-        cells)``.
-        """
+        """The symmetric matrix with a value for each pair and each cell, in compressed rows."""
         order, rows, columns = self._rows
         entries = torch.cat([values, values, diagonal])[order]
         with warnings.catch_warnings():
@@ -143,7 +144,7 @@ class CellConnections:
 
     @cached_property
     def _rows(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Pairs, their reverse and cells in the order of rows, where each row begins, and columns."""
+        """Order of the entries by row, start of each row, and columns."""
         cells = torch.arange(self.cells, device=self.before.device)
         row, column = (
             torch.cat([self.before, self.after, cells]),
@@ -153,15 +154,19 @@ class CellConnections:
         begins = torch.nn.functional.pad(
             torch.bincount(row, minlength=self.cells).cumsum(0), (1, 0)
         )
-        # 32 bits: the library that multiplies twice as fast knows no others
+        # 32 bits, for which the matrix product is twice as fast
         return order, begins.int(), column[order].int()
 
 
 def near_edge(tumour: Tensor, grid: Grid, distance: float) -> Tensor:
-    """Voxels that have both tissues within ``distance`` (m) along each axis, or touch the other
-    one.
+    """Voxels that have both tissues within a distance along each axis, or touch the other tissue.
+
+    Args:
+        tumour: 1 inside, ``(x, y, z)``.
+        grid: of the voxels.
+        distance: m.
     """
-    # a voxel's own faces are where distance begins; the small number is for 0.3 / 0.1 < 3
+    # distance is measured from the faces of a voxel; the small number is for 0.3 / 0.1 < 3
     reach = [1 + int(distance / h + 1e-9) for h in grid.spacing]
 
     def spread(mask: Tensor) -> Tensor:
@@ -177,8 +182,11 @@ def near_edge(tumour: Tensor, grid: Grid, distance: float) -> Tensor:
 
 
 def group_starts(width: Tensor, axes: Collection[int]) -> Tensor:
-    """Where, counted over the box, the first of every part's group stands: groups are ``width``
-    long along ``axes``.
+    """Index in the box of the first part of the group of each part.
+
+    Args:
+        width: length of the groups along ``axes``, in the shape of the parts.
+        axes: along which parts are grouped.
     """
     place = torch.zeros_like(width)
     for axis, size in enumerate(width.shape):
@@ -190,10 +198,10 @@ def group_starts(width: Tensor, axes: Collection[int]) -> Tensor:
 
 
 def is_group_start(first: Tensor) -> Tensor:
-    """Which parts are the first of their group, ``(parts,)``."""
+    """Whether each part is the first of its group, ``(parts,)``."""
     return first.flatten() == torch.arange(first.numel(), device=first.device)
 
 
 def number_groups(first: Tensor) -> Tensor:
-    """Groups counted from 0 in the order of their first parts, in the shape of ``first``."""
+    """Index of each group from 0, in the order of their first parts and the shape of ``first``."""
     return (torch.cumsum(is_group_start(first), dim=0) - 1)[first.clamp_min(0)]

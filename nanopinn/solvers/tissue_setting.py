@@ -18,14 +18,16 @@ from nanopinn.solvers.refined_grid import RimGrid
 
 @dataclass(frozen=True)
 class Setting:
-    """Tissue on a grid, and how much finer the flow is solved.
+    """Tissue on a grid, and the refinement on which its flow is solved.
 
     Attributes:
+        maps: of the tissue.
+        grid: of the maps.
         flow_refine: cells of the flow per voxel edge.
-        rim: m; only voxels within so far of the tumour's edge are cut so, the others stay whole (0:
-            those that touch it are cut). None cuts all.
+        rim: distance from the tumour's edge within which voxels are refined, m (0: those that touch
+            it); None refines all.
         release_jump_times_s: s after the dose, increasing; the carrier's release rate is constant
-            in each stretch between two of them.
+            in each time segment between two of them.
     """
 
     maps: TissueMaps
@@ -37,7 +39,7 @@ class Setting:
     def __post_init__(self) -> None:
         if self.rim is not None and not 0 <= self.rim < float("inf"):
             raise InputError(
-                "the rim that is refined needs a depth",
+                "the depth of the refined rim is invalid",
                 field="rim",
                 found=self.rim,
                 expected="m, 0 or more",
@@ -51,13 +53,11 @@ class Setting:
                 "the tumour touches the boundary of the box that is solved",
                 field="tumour mask",
                 expected="normal tissue all around",
-                remedy="Widen the box (Domain.from_mask does) or shrink the mask.",
+                remedy="Widen the box or shrink the mask.",
             )
 
     def refined(self, factor: int) -> Setting:
-        """The same tissue with every cell cut into ``factor^3``; maps vary along slopes within a
-        cell.
-        """
+        """The tissue with every cell divided into ``factor^3``, along limited slopes."""
         m = self.maps
         PS, phi, v_p, pH = (subdivide_with_slopes(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
         shapes = {name: subdivide_with_slopes(t, factor) for name, t in m.shapes.items()}
@@ -67,8 +67,9 @@ class Setting:
         return replace(self, maps=maps, grid=self.grid.refined(factor))
 
     def drug_nodes(self, images_s: Sequence[float], **steps: float) -> np.ndarray:
-        """Nodes of a drug march (:func:`nanopinn.solvers.runge_kutta.drug_nodes`), some of them
-        where the release rate jumps.
+        """Time nodes of the drug, of which some are where the release rate jumps.
+
+        See :func:`nanopinn.solvers.integrate.drug_nodes`.
         """
         return drug_nodes(images_s, **steps, jumps_s=self.release_jump_times_s)
 

@@ -1,4 +1,4 @@
-"""Carrying a pool: which schemes keep it within its bounds, and how sharp they leave it."""
+"""Advection schemes: bounds and order of accuracy."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ def carried(
 
 
 @pytest.mark.parametrize("advection", ["fitted", "upwind", "limited"])
-def test_a_bounded_scheme_makes_no_new_extremum_and_nothing_negative(advection: Advection) -> None:
+def test_a_bounded_scheme_makes_no_new_extremum_and_stays_positive(advection: Advection) -> None:
     found, _ = carried("step", 100, advection)
     assert float(found.min()) > -1e-4  # the error of a time step
     assert float(found.max()) < 1 + 1e-4
 
 
-def test_the_central_scheme_does_overshoot() -> None:
+def test_the_central_scheme_overshoots() -> None:
     """The claim above can fail."""
     found, _ = carried("step", 100, "central")
     assert float(found.min()) < -0.05
 
 
-def test_limiting_keeps_second_order_where_upwind_has_first() -> None:
+def test_the_limited_scheme_has_second_order_where_upwind_has_first() -> None:
     order = {}
     for advection in ("limited", "upwind"):
         errors = []

@@ -9,7 +9,7 @@ from nanopinn.solvers.grid import average_subcells, repeat_cells, subdivide_with
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
-def test_refined_maps_keep_every_mean_and_make_no_new_extremum(factor: int) -> None:
+def test_refined_maps_keep_cell_means_and_make_no_new_extremum(factor: int) -> None:
     values = torch.rand(5, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     fine = subdivide_with_slopes(values, factor)
     torch.testing.assert_close(average_subcells(fine, factor), values, rtol=1e-13, atol=1e-14)
@@ -17,7 +17,7 @@ def test_refined_maps_keep_every_mean_and_make_no_new_extremum(factor: int) -> N
     assert fine.max() <= values.max()
 
 
-def test_a_straight_map_stays_straight() -> None:
+def test_a_linear_map_stays_linear() -> None:
     x = torch.arange(6, dtype=torch.float64)
     fine = subdivide_with_slopes(x[:, None, None].expand(6, 4, 4), 2)[:, 0, 0]
     torch.testing.assert_close(fine[2:-2], (torch.arange(12, dtype=torch.float64) - 0.5)[2:-2] / 2)

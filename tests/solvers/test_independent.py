@@ -1,6 +1,4 @@
-"""The finite volumes against codes and formulas that share nothing with them: FiPy, scipy, a
-manufactured decay.
-"""
+"""Finite volumes against independent codes and formulas: FiPy, scipy, a manufactured decay."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ GRID = Grid((9, 8, 7), (0.5e-3, 0.6e-3, 0.7e-3))
 
 
 def tissue() -> FlowCoefficients:
-    """Random conductivity and filtration over an order of magnitude; not smooth, as maps are not."""
+    """Random conductivity and filtration over an order of magnitude, not smooth."""
     g = torch.Generator().manual_seed(1)
     draw = lambda scale: (
         scale * torch.exp(torch.randn(GRID.shape, dtype=torch.float64, generator=g))
@@ -53,7 +51,7 @@ def mesh() -> fipy.Grid3D:
     return fipy.Grid3D(nx=nx, ny=ny, nz=nz, dx=dx, dy=dy, dz=dz)
 
 
-def test_pressure_is_fipys(mesh: fipy.Grid3D) -> None:
+def test_pressure_equals_that_of_fipy(mesh: fipy.Grid3D) -> None:
     flow = tissue()
     p = fipy.CellVariable(mesh=mesh, value=0.0)
     p.constrain(flow.p_inf, mesh.exteriorFaces)
@@ -93,7 +91,9 @@ def dense(operator: PoolOperator) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("scheme", "order"), [(TR_BDF2, 2.0), (SDIRK3, 3.0)])
-def test_the_march_converges_to_scipys_answer_at_its_order(scheme: Scheme, order: float) -> None:
+def test_linear_pools_converge_to_scipys_solution_at_the_order_of_the_method(
+    scheme: Scheme, order: float
+) -> None:
     coefficients, operator = pools(tissue())
     capacity = coefficients.capacity
     A, c = dense(operator), capacity.flatten().numpy()
@@ -132,7 +132,7 @@ def test_the_march_converges_to_scipys_answer_at_its_order(scheme: Scheme, order
     assert rates[-1] > order - 0.3
 
 
-def test_still_pools_are_eliminated_exactly() -> None:
+def test_pools_without_transport_are_eliminated_exactly() -> None:
     """Two pools, one of which stays: the same as solving both together."""
     flow = tissue()
     p = solve_pressure(flow, GRID).x

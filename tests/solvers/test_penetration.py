@@ -100,9 +100,7 @@ def test_a_level_is_first_passed_on_the_line_between_points() -> None:
     assert torch.isnan(found[2])
 
 
-def test_the_tables_tissue_becomes_hypoxic_where_xenografts_do_and_nearer_when_vessels_are_further_apart() -> (
-    None
-):
+def test_hypoxia_begins_at_the_distance_measured_in_xenografts() -> None:
     """The table's consumption was set at 115 um from a vessel of a 125 um cylinder (Primeau 2005:
     90 to 140 um).
     """

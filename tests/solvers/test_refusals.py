@@ -1,4 +1,4 @@
-"""What a solver is given and cannot use: refused by the name of the field."""
+"""Invalid input of the solvers is refused by the name of the field."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pools(loss: float = 1e-4) -> PoolCoefficients:
         ("inflow", float("inf")),
     ],
 )
-def test_an_impossible_coefficient_is_named_with_its_pool(field: str, bad: float) -> None:
+def test_an_invalid_coefficient_is_named_with_its_pool(field: str, bad: float) -> None:
     values = (
         {"drug": getattr(pools(), field)}
         if field in ("capacity", "diffusion")
@@ -63,7 +63,7 @@ def test_an_impossible_coefficient_is_named_with_its_pool(field: str, bad: float
 
 
 @pytest.mark.parametrize(("field", "bad"), [("q", -1e-4), ("l", 0.0), ("p_e", float("nan"))])
-def test_an_impossible_flow_is_named(field: str, bad: float) -> None:
+def test_an_invalid_flow_coefficient_is_named(field: str, bad: float) -> None:
     setting, _, _ = small_tissue()
     with pytest.raises(InputError, match="flow"):
         ForwardModel(setting, lambda _: {field: torch.tensor(bad, dtype=torch.float64)}).solve_flow(
@@ -72,7 +72,7 @@ def test_an_impossible_flow_is_named(field: str, bad: float) -> None:
 
 
 def test_a_grid_of_one_voxel_is_refused() -> None:
-    with pytest.raises(InputError, match="too thin"):
+    with pytest.raises(InputError, match="too few cells"):
         Grid((1, 1, 1), (1e-3, 1e-3, 1e-3))
 
 
@@ -82,7 +82,7 @@ def test_a_tumour_at_the_boundary_of_the_box_is_refused() -> None:
         Setting(replace(setting.maps, tumour=torch.ones_like(setting.maps.tumour)), setting.grid)
 
 
-def test_a_plasma_curve_that_is_not_a_number_ends_the_run_with_its_time() -> None:
+def test_a_plasma_curve_that_is_not_finite_is_an_error_that_names_the_time() -> None:
     interval = Interval.from_pools(
         0.0,
         100.0,
@@ -95,7 +95,7 @@ def test_a_plasma_curve_that_is_not_a_number_ends_the_run_with_its_time() -> Non
         integrate_adaptive([interval], 0 * ONE[None], [100.0])
 
 
-def test_steps_that_shrink_to_nothing_name_the_pool() -> None:
+def test_step_size_underflow_names_the_pool() -> None:
     """A plasma curve with a pole inside the interval cannot be followed by any step."""
     curve = lambda t: torch.tensor([abs(50.0 - t) ** -2.0], dtype=torch.float64)  # noqa: E731
     interval = Interval.from_pools(0.0, 100.0, pools(), STILL, GRID, curve)

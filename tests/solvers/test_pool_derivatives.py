@@ -1,4 +1,4 @@
-"""Derivatives of an evolution: Taylor remainders of second order, and forward equal to backward."""
+"""Derivatives of an evolution: Taylor remainders, and tangents equal to the adjoint."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from nanopinn.solvers.derivatives import propagate_tangent, solve_adjoint
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.nonlinear_pools import EvolutionResult, Tolerance, integrate_adaptive
 from nanopinn.solvers.operator import Interval
+from nanopinn.solvers.runge_kutta import SDIRK3
 from nanopinn.verification.case import small_tissue
 
 HOUR = 3600.0
@@ -92,7 +93,7 @@ def difference(a: Interval, b: Interval) -> Interval:
     )
 
 
-def test_the_tangent_leaves_a_remainder_of_second_order(case) -> None:  # type: ignore[no-untyped-def]
+def test_the_tangent_leaves_a_taylor_remainder_of_second_order(case) -> None:  # type: ignore[no-untyped-def]
     base, changes, moved, _ = case
     V = propagate_tangent(base, changes)
     remainders = [float((moved(e) - base.U - e * V).norm()) for e in (0.1, 0.05, 0.025)]
@@ -100,7 +101,7 @@ def test_the_tangent_leaves_a_remainder_of_second_order(case) -> None:  # type: 
     assert rates == pytest.approx([2.0, 2.0], abs=0.1)
 
 
-def test_backward_and_forward_agree_to_ten_digits(case) -> None:  # type: ignore[no-untyped-def]
+def test_adjoint_and_tangent_agree_to_ten_digits(case) -> None:  # type: ignore[no-untyped-def]
     base, changes, _, weights = case
     forward = float((weights * propagate_tangent(base, changes)).sum())
     gradients, of_start = solve_adjoint(base, weights)
@@ -120,7 +121,24 @@ def test_backward_and_forward_agree_to_ten_digits(case) -> None:  # type: ignore
     )
 
 
-def test_a_run_that_kept_nothing_says_so() -> None:
+def test_adjoint_and_tangent_agree_for_a_method_without_an_explicit_stage(case) -> None:  # type: ignore[no-untyped-def]
+    base, changes, _, weights = case
+    run = integrate_adaptive(
+        base.intervals,
+        torch.zeros_like(base.intervals[0].capacity),
+        SAVED,
+        tolerance=Tolerance(residual=1e-14),
+        scheme=SDIRK3,
+        nodes=[s.end for s in base.steps[::8]],
+        keep_stages=True,
+    )
+    forward = float((weights * propagate_tangent(run, changes)).sum())
+    gradients, _ = solve_adjoint(run, weights)
+    backward = sum(g.dot(c) for g, c in zip(gradients, changes, strict=True))
+    assert backward == pytest.approx(forward, rel=1e-10)
+
+
+def test_derivatives_without_stored_stages_are_refused() -> None:
     first = intervals_of(0.01 * torch.ones(small_tissue()[0].grid.shape, dtype=torch.float64), 1.0)
     run = integrate_adaptive(
         first, torch.zeros_like(first[0].capacity), [HOUR], tolerance=Tolerance(step=0.1)
@@ -129,7 +147,7 @@ def test_a_run_that_kept_nothing_says_so() -> None:
         propagate_tangent(run, first)
 
 
-def test_a_run_whose_intervals_were_built_on_the_way_says_that_none_is_left() -> None:
+def test_derivatives_without_stored_intervals_are_refused() -> None:
     first = intervals_of(0.01 * torch.ones(small_tissue()[0].grid.shape, dtype=torch.float64), 1.0)[
         :1
     ]
@@ -144,7 +162,7 @@ def test_a_run_whose_intervals_were_built_on_the_way_says_that_none_is_left() ->
         solve_adjoint(run, run.U)
 
 
-def test_a_limiter_has_no_derivative_and_says_so() -> None:
+def test_derivatives_of_a_limiter_are_refused() -> None:
     interval = intervals_of(
         0.01 * torch.ones(small_tissue()[0].grid.shape, dtype=torch.float64), 1.0
     )[0]
@@ -160,7 +178,7 @@ def test_a_limiter_has_no_derivative_and_says_so() -> None:
         propagate_tangent(run, [limited])
 
 
-def test_the_gradient_of_the_scalars_is_what_their_tangents_say() -> None:
+def test_the_gradient_of_scalars_equals_their_tangents() -> None:
     """From flow length, filtration, carrier permeability and release to drug after a day: one
     adjoint against four tangents.
     """

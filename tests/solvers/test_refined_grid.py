@@ -1,6 +1,4 @@
-"""Refinement of the rim alone: against an assembly by hand, the whole refinement, and what must
-hold on any grid.
-"""
+"""Refinement of the rim: against assembly by hand, full refinement, and invariants."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ THETA = torch.tensor([np.log(0.4e-3), np.log(700.0)], dtype=torch.float64)
 
 
 def forward_of(refine: int, rim: float | None, a: float = 1.0) -> ForwardModel:
-    """The heterogeneous ball; its conductivity and filtration times ``a``, its pressures over it."""
+    """A heterogeneous ball; conductivity and filtration times ``a``, pressures over it."""
     setting, _, _ = small_tissue()
 
     def scalars(theta: Tensor) -> dict[str, Tensor]:
@@ -70,7 +68,7 @@ def by_hand(flow: FlowCoefficients, grid: RimGrid) -> np.ndarray:
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_pressure_is_that_of_a_matrix_filled_face_by_face(factor: int) -> None:
+def test_pressure_equals_that_of_a_matrix_assembled_face_by_face(factor: int) -> None:
     g = torch.Generator().manual_seed(factor)
     tumour = torch.zeros((7, 6, 5), dtype=torch.float64)
     tumour[1:3, 1:3, 1:3] = 1
@@ -89,13 +87,13 @@ def test_pressure_is_that_of_a_matrix_filled_face_by_face(factor: int) -> None:
     )
 
 
-def test_a_rim_as_deep_as_the_box_is_the_whole_refinement() -> None:
+def test_a_rim_as_deep_as_the_box_is_full_refinement() -> None:
     everywhere, rim = forward_of(2, None).solve_flow(NONE), forward_of(2, 1.0).solve_flow(NONE)
     torch.testing.assert_close(rim.p, everywhere.p, rtol=1e-11, atol=0.0)
 
 
 @pytest.mark.parametrize(("rim", "share", "cells"), [(0.0, 0.05, 0.4), (0.5e-3, 1e-4, 0.8)])
-def test_cutting_only_voxels_at_the_edge_finds_what_cutting_all_finds(
+def test_refining_the_edge_alone_approaches_full_refinement(
     rim: float, share: float, cells: float
 ) -> None:
     """Filtration in the tumour, l = 0.4 mm, voxels of 0.5 mm: 3 % and 1e-6 of the step from whole
@@ -111,7 +109,7 @@ def test_cutting_only_voxels_at_the_edge_finds_what_cutting_all_finds(
 
 
 @pytest.mark.parametrize("refine", [2, 3, 4])
-def test_every_voxel_keeps_its_fluid(refine: int) -> None:
+def test_the_fluid_balance_of_every_voxel_is_exact(refine: int) -> None:
     forward = forward_of(refine, 0.0)
     flow = forward.solve_flow(NONE)
     leaving = sum(f.diff(dim=axis) for axis, f in enumerate(flow.flows))
@@ -119,7 +117,7 @@ def test_every_voxel_keeps_its_fluid(refine: int) -> None:
     assert float(lost.abs().max()) < 1e-11 * float(flow.J_v.abs().max())
 
 
-def test_parts_of_a_whole_voxel_share_one_pressure() -> None:
+def test_parts_of_an_unrefined_voxel_have_one_pressure() -> None:
     forward = forward_of(2, 0.0)
     p, maps = forward.solve_flow(NONE).p, forward.setting.maps
     spread = average_subcells(p.square(), 2) - average_subcells(p, 2).square()
@@ -129,14 +127,14 @@ def test_parts_of_a_whole_voxel_share_one_pressure() -> None:
     )
 
 
-def test_scaling_leaves_every_flow_as_it_is() -> None:
+def test_flows_do_not_change_when_conductivity_and_pressure_scale_inversely() -> None:
     """(K, Lp, p_e) -> (a K, a Lp, p_e/a), with nothing else that sets a pressure."""
     one, other = (forward_of(2, 0.0, a).solve_flow(NONE) for a in (1.0, 7.0))
     for f, g in zip((one.J_v, *one.flows), (other.J_v, *other.flows), strict=True):
         torch.testing.assert_close(g, f, rtol=1e-9, atol=1e-11 * float(f.abs().max()))
 
 
-def test_operator_is_the_linear_part_of_the_residual() -> None:
+def test_the_pressure_operator_is_the_linear_part_of_the_residual() -> None:
     g = torch.Generator().manual_seed(1)
     for rim in (None, 0.0):
         forward = forward_of(2, rim)
@@ -153,7 +151,7 @@ def test_operator_is_the_linear_part_of_the_residual() -> None:
         )
 
 
-def test_tangents_have_taylor_remainders_of_second_order() -> None:
+def test_pressure_tangents_leave_taylor_remainders_of_second_order() -> None:
     forward = forward_of(2, 0.0)
     step = torch.tensor([0.7, -0.4], dtype=torch.float64)
     base = forward.solve_flow(THETA, tangents=True)
@@ -167,7 +165,7 @@ def test_tangents_have_taylor_remainders_of_second_order() -> None:
     assert orders == pytest.approx([2.0, 2.0], abs=0.1)
 
 
-def test_gradient_backward_is_the_tangents_forward() -> None:
+def test_the_pressure_gradient_equals_the_tangents() -> None:
     forward = forward_of(3, 0.0)
     grid, of = forward.setting.flow_setting.grid, forward.flow_coefficients
     p = solve_pressure(of(THETA), grid).x
@@ -179,7 +177,7 @@ def test_gradient_backward_is_the_tangents_forward() -> None:
 
 
 @pytest.mark.parametrize(("distance", "voxels"), [(0.0, 1), (0.9e-3, 1), (1.0e-3, 2), (2.5e-3, 3)])
-def test_rim_reaches_as_many_voxels_as_it_is_deep(distance: float, voxels: int) -> None:
+def test_the_rim_holds_the_voxels_within_its_depth(distance: float, voxels: int) -> None:
     tumour = torch.zeros((14, 4, 4), dtype=torch.float64)
     tumour[7:] = 1
     cut = near_edge(tumour, Grid((14, 4, 4), (1e-3, 1e-3, 1e-3)), distance)[:, 0, 0]
@@ -187,7 +185,7 @@ def test_rim_reaches_as_many_voxels_as_it_is_deep(distance: float, voxels: int) 
 
 
 @pytest.mark.parametrize("rim", [-1e-3, float("nan"), float("inf")])
-def test_a_rim_without_depth_is_refused(rim: float) -> None:
+def test_an_invalid_rim_depth_is_refused(rim: float) -> None:
     setting, _, _ = small_tissue()
     with pytest.raises(InputError, match="rim"):
         Setting(setting.maps, setting.grid, 2, rim)

@@ -1,4 +1,4 @@
-"""A handful of fields says what the plain march says."""
+"""The reduced basis of Krylov fields against time integration and exact exponentials."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from nanopinn.solvers.runge_kutta import SDIRK3
 from nanopinn.verification.case import small_tissue
 
 
-def test_the_contrast_agent_has_a_low_rank_in_time_and_it_is_the_marchs_answer() -> None:
+def test_the_reduced_basis_equals_time_integration_of_the_contrast_agent() -> None:
     setting, aif, frames = small_tissue()
     none = torch.zeros(0, dtype=torch.float64)
     forward = ForwardModel(setting, lambda _: {})
     flow = forward.solve_flow(none)
-    marched, _, _ = forward.solve_contrast(none, flow, aif, frames, SDIRK3, 8)
+    integrated, _, _ = forward.solve_contrast(none, flow, aif, frames, SDIRK3, 8)
     pools, operator, _ = forward.linearise_pools("contrast", none, flow)
     found = low_rank_response(operator, pools.capacity, aif.times_s, aif.plasma_mM, frames)
     plasma = torch.as_tensor(np.interp(frames, aif.times_s, aif.plasma_mM, left=0.0))
     C = setting.maps.phi * found.evaluate()[:, 0] + setting.maps.v_p * plasma[:, None, None, None]
-    assert float((C - marched).norm() / marched.norm()) < 3e-5
+    assert float((C - integrated).norm() / integrated.norm()) < 3e-5
     assert len(found.fields) < 25
 
 
-def test_cells_at_rest_answer_with_their_own_exponentials() -> None:
+def test_cells_without_transport_respond_with_their_exponentials() -> None:
     """Nothing moves, two rates: the space closes on itself after two fields."""
     setting, aif, frames = small_tissue()
     maps = setting.maps
@@ -54,10 +54,10 @@ def test_cells_at_rest_answer_with_their_own_exponentials() -> None:
     torch.testing.assert_close(found.evaluate()[:, 0], exact.movedim(-1, 0), rtol=1e-9, atol=1e-12)
 
 
-def test_too_few_fields_are_refused() -> None:
+def test_a_basis_that_is_too_small_is_refused() -> None:
     setting, aif, frames = small_tissue()
     none = torch.zeros(0, dtype=torch.float64)
     forward = ForwardModel(setting, lambda _: {})
     pools, operator, _ = forward.linearise_pools("contrast", none, forward.solve_flow(none))
-    with pytest.raises(SolverError, match="march"):
+    with pytest.raises(SolverError, match="time integration"):
         low_rank_response(operator, pools.capacity, aif.times_s, aif.plasma_mM, frames, max_rank=3)

@@ -1,4 +1,4 @@
-"""Lines of cells against dense elimination."""
+"""The linear system of a stage: lines of cells against dense elimination."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POOLS, LINES, CELLS = 4, 5, 9
 
 
 def lines() -> tuple[PoolOperator, Tensor]:
-    """Four pools, two of which move, on lines of random transport (both ways) and random exchange."""
+    """Four pools, two of which move, on lines of random transport and random exchange."""
     g = torch.Generator().manual_seed(2)
 
     def rand(*shape: int) -> Tensor:
@@ -50,7 +50,7 @@ def dense(operator: PoolOperator, capacity: Tensor, w: float) -> Tensor:
 
 
 @pytest.mark.parametrize("w", [1e-3, 1.0, 1e4])
-def test_a_line_is_solved_as_by_dense_elimination(w: float) -> None:
+def test_the_line_solver_equals_dense_elimination(w: float) -> None:
     operator, capacity = lines()
     matrix, b = (
         dense(operator, capacity, w),
@@ -64,7 +64,7 @@ def test_a_line_is_solved_as_by_dense_elimination(w: float) -> None:
         torch.testing.assert_close(found, exact, rtol=1e-9, atol=1e-11 * float(exact.abs().max()))
 
 
-def test_a_single_right_hand_side_and_pools_that_all_move() -> None:
+def test_one_right_hand_side_is_solved_where_all_pools_move() -> None:
     operator, capacity = lines()
     part = operator.restrict_to([0, 2])
     line = BlockTridiagonalStageSolver(part, capacity[[0, 2]], 2.0)
@@ -99,7 +99,7 @@ def test_a_singular_line_is_an_error() -> None:
         BlockTridiagonalStageSolver(empty, 0 * capacity[:1], 1.0)
 
 
-def test_a_stage_renewed_with_other_couplings_is_as_one_made_for_them() -> None:
+def test_an_updated_matrix_equals_a_new_one() -> None:
     """More entries, fewer entries, another step: nothing of the last matrix is left."""
     operator, capacity = lines()
     few = {(p, q): m for (p, q), m in operator.reaction.items() if p == q or (p, q) == (1, 3)}

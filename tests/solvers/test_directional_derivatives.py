@@ -8,7 +8,7 @@ from torch import Tensor
 from nanopinn.solvers.derivatives import directional_derivatives
 
 
-def test_derivatives_are_those_of_forward_mode_and_zero_where_nothing_moves() -> None:
+def test_derivatives_equal_forward_mode_and_are_zero_for_constants() -> None:
     x, y = (
         torch.linspace(0.1, 1, 4, dtype=torch.float64),
         torch.linspace(1, 2, 6, dtype=torch.float64).reshape(2, 3),
@@ -36,7 +36,7 @@ def test_derivatives_are_those_of_forward_mode_and_zero_where_nothing_moves() ->
     assert not found[2].any()
 
 
-def test_a_function_of_nothing_that_it_is_given_has_no_derivative() -> None:
+def test_a_function_that_ignores_its_arguments_has_derivative_zero() -> None:
     one = torch.ones(3, dtype=torch.float64)
     (alone,) = directional_derivatives(
         lambda x: 2 * one, (one,), (torch.eye(3, dtype=torch.float64),)

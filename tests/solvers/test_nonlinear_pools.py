@@ -1,4 +1,4 @@
-"""The adaptive march: events, batches, chosen steps."""
+"""Adaptive integration of pools: events, batches, given steps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def drug(release: float, q: float = 6e-4) -> Interval:
     )
 
 
-def test_a_batch_of_parameter_sets_gives_what_each_gives_alone() -> None:
+def test_a_batch_of_parameter_sets_equals_each_alone() -> None:
     sets = [(1e-4, 6e-4), (1e-3, 6e-4), (1e-4, 2e-4)]
     alone = [drug(*s) for s in sets]
     together = replace(
@@ -66,7 +66,7 @@ def test_a_batch_of_parameter_sets_gives_what_each_gives_alone() -> None:
     assert float((batch.U[-1, 0] - batch.U[-1, 1]).abs().max()) > 1e-4
 
 
-def test_doses_in_the_middle_of_a_run_are_landed_on() -> None:
+def test_steps_land_on_doses_within_a_run() -> None:
     """Two boluses into one closed compartment that loses drug: the sum of two exponentials, none of
     it smeared.
     """
@@ -102,7 +102,7 @@ def test_doses_in_the_middle_of_a_run_are_landed_on() -> None:
     assert {1800.0, HOUR} <= {s.end for s in run.steps}
 
 
-def test_a_tighter_tolerance_brings_the_answer_nearer() -> None:
+def test_the_error_falls_with_the_tolerance() -> None:
     interval = drug(1e-3)
     start = torch.zeros_like(interval.capacity)
     exact = integrate_adaptive([interval], start, [6 * HOUR], tolerance=Tolerance(step=1e-6)).U[-1]
@@ -116,7 +116,7 @@ def test_a_tighter_tolerance_brings_the_answer_nearer() -> None:
     assert errors[2] < 2e-4
 
 
-def test_a_run_says_what_it_did() -> None:
+def test_a_result_prints_its_cost_and_mass_balance() -> None:
     interval = drug(1e-4)
     run = integrate_adaptive([interval], torch.zeros_like(interval.capacity), [HOUR, 6 * HOUR])
     assert "Newton" in str(run)
