@@ -116,9 +116,7 @@ def test_around_vessels_the_tangent_leaves_a_remainder_of_second_order(case) -> 
     assert rates == pytest.approx([2.0, 2.0], abs=0.1)
 
 
-def test_around_vessels_backward_and_forward_agree_to_ten_digits_without_a_krylov_solve(
-    case, monkeypatch
-) -> None:  # type: ignore[no-untyped-def]
+def test_around_vessels_adjoint_and_tangent_agree_to_ten_digits(case, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     base, changes, _, weights = case
 
     def refuse(*_: object, **__: object) -> None:

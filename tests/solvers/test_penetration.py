@@ -100,7 +100,7 @@ def test_a_level_is_first_passed_on_the_line_between_points() -> None:
     assert torch.isnan(found[2])
 
 
-def test_hypoxia_begins_at_the_distance_measured_in_xenografts() -> None:
+def test_hypoxia_begins_where_xenografts_show_it_and_nearer_for_sparser_vessels() -> None:
     """The table's consumption was set at 115 um from a vessel of a 125 um cylinder (Primeau 2005:
     90 to 140 um).
     """
