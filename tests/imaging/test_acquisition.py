@@ -1,4 +1,4 @@
-"""Timing and sequence: what is believed, what is refused, and what is assumed aloud."""
+"""Timing and sequence of a series: precedence, refusals and reported assumptions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load(folder: Path, change: dict[str, Any], pixdim4_s: float = NAN, **overrid
     return load_acquisition(folder / "dce.nii.gz", 6, pixdim4_s, overrides)
 
 
-def test_everything_stated_is_believed_and_nothing_assumed(tmp_path: Path) -> None:
+def test_stated_facts_are_used_and_nothing_is_assumed(tmp_path: Path) -> None:
     stated = {
         "ContrastRelaxivity": 3.4,
         "Hematocrit": 0.4,
@@ -44,7 +44,7 @@ def test_everything_stated_is_believed_and_nothing_assumed(tmp_path: Path) -> No
     assert found.assumptions == ()
 
 
-def test_defaults_come_from_the_table_and_are_said(tmp_path: Path) -> None:
+def test_defaults_come_from_the_table_and_are_reported(tmp_path: Path) -> None:
     found = load(tmp_path, {"MagneticFieldStrength": 1.5})
     assert (found.relaxivity, found.hematocrit) == (value("r1_Gd"), value("Hct"))
     assert len(found.assumptions) == 2
@@ -56,19 +56,19 @@ def test_a_constant_spacing_may_stand_for_the_list(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.frame_times_s, np.arange(6) * 4.5)
 
 
-def test_overrides_win_and_timing_by_hand_replaces_the_list(tmp_path: Path) -> None:
+def test_overrides_replace_the_sidecar_and_either_form_of_timing(tmp_path: Path) -> None:
     found = load(tmp_path, {}, RepetitionTime=3.0, FlipAngle=20.0, ContrastRelaxivity=None)
     assert found.flip_angle_deg == 20.0
     np.testing.assert_allclose(found.frame_times_s, np.arange(6) * 3.0)
 
 
-def test_the_header_s_spacing_is_used_only_without_a_better_one_and_said(tmp_path: Path) -> None:
+def test_the_frame_spacing_of_the_header_is_used_last_and_reported(tmp_path: Path) -> None:
     alone = load(tmp_path, {"VolumeTiming": None}, 4.0)
     np.testing.assert_allclose(alone.frame_times_s, np.arange(6) * 4.0)
     assert "header" in alone.assumptions[0]
     beside = load(tmp_path, {}, 7.0)
     assert beside.frame_times_s.tolist() == SIDE["VolumeTiming"]
-    assert "the sidecar's 5 s is believed" in beside.assumptions[0]
+    assert "frame spacing of the sidecar, 5 s, is used" in beside.assumptions[0]
     assert not any("header" in a for a in load(tmp_path, {}, 5.1).assumptions)
     assert not any("header" in a for a in load(tmp_path, {}, 0.005).assumptions)
 

@@ -1,4 +1,4 @@
-"""Moving maps between grids: nothing bends, nothing bleeds, nothing is made up."""
+"""Resampling of maps between grids."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def test_a_linear_field_survives_any_pair_of_oblique_affines() -> None:
     np.testing.assert_allclose(found[between], exact[between], rtol=1e-12, atol=1e-12)
 
 
-def test_the_same_grid_is_left_untouched() -> None:
+def test_resampling_to_the_same_grid_changes_nothing() -> None:
     values = np.random.default_rng(0).random((6, 5, 4))
     np.testing.assert_allclose(resample(values, FINE, (6, 5, 4), FINE), values, atol=1e-12)
 
 
-def test_there_and_back_returns_the_field_where_both_grids_measured() -> None:
+def test_resampling_forth_and_back_returns_a_linear_field() -> None:
     values = ramp(world((20, 18, 16), COARSE))
     there = resample(values, COARSE, (30, 26, 16), oblique((0.8, 0.9, 1.1), (-2.0, -3.0, 0.0)))
     back = resample(there, oblique((0.8, 0.9, 1.1), (-2.0, -3.0, 0.0)), (20, 18, 16), COARSE)
@@ -53,7 +53,7 @@ def test_there_and_back_returns_the_field_where_both_grids_measured() -> None:
     assert np.median(np.abs(back - values)[known]) < 1e-12
 
 
-def test_nan_does_not_bleed_and_no_zero_creeps_in() -> None:
+def test_missing_voxels_do_not_affect_measured_ones() -> None:
     values = np.full((8, 8, 8), 7.0)
     values[4, 4, 4] = np.nan
     values[:, :, 6:] = np.nan
@@ -75,7 +75,7 @@ def test_nothing_is_extrapolated_beyond_the_outer_faces() -> None:
     assert np.isfinite(found[3:7, 3:7, 3:5]).all()
 
 
-def test_a_single_slice_holds_through_its_thickness() -> None:
+def test_a_single_slice_extends_through_its_thickness() -> None:
     slab = np.diag([1.0, 1.0, 6.0, 1.0])
     fine = np.eye(4)
     fine[2, 3] = -6.0
@@ -83,7 +83,7 @@ def test_a_single_slice_holds_through_its_thickness() -> None:
     assert np.isfinite(found[2, 2]).tolist() == [abs(z) <= 3 for z in range(-6, 7)]
 
 
-def test_nearest_keeps_labels_whole() -> None:
+def test_nearest_neighbours_keep_labels() -> None:
     labels = np.random.default_rng(0).integers(0, 3, (9, 9, 9)).astype(float)
     found = resample(
         labels, np.eye(4), (9, 9, 9), oblique((0.7, 0.7, 0.7), (2.0, 2.0, 2.0)), order=0
@@ -105,7 +105,7 @@ def block(shape: tuple[int, int, int]) -> np.ndarray:
     return source
 
 
-def test_smoothing_keeps_a_ramp_up_to_the_border_of_its_sources() -> None:
+def test_smoothing_preserves_a_gradient_up_to_the_border() -> None:
     values, source = ramp(world((12, 10, 8), COARSE)), block((12, 10, 8))
     smooth = smooth_local_quadratic(np.where(source, values, 1e6), source, 0.7)
     # the ridge that keeps slopes finite bends a line by a hundredth of its step
@@ -114,7 +114,7 @@ def test_smoothing_keeps_a_ramp_up_to_the_border_of_its_sources() -> None:
     assert np.isnan(smooth[-1, -1, -1])
 
 
-def test_smoothing_does_not_fill_a_core() -> None:
+def test_smoothing_does_not_fill_a_minimum() -> None:
     x, y, z = np.indices((13, 13, 13)) - 6.0
     core = 6.6 + 0.01 * (x**2 + y**2 + z**2)
     smooth = smooth_local_quadratic(core, np.ones(core.shape, dtype=bool), 1.2)

@@ -23,7 +23,7 @@ def maps(study: Study) -> ImagingMaps:
     return make_maps(ImagingInputs(**study.given()))
 
 
-def test_maps_of_a_noise_free_study_are_its_truth(study: Study, maps: ImagingMaps) -> None:
+def test_maps_of_a_noise_free_study_equal_its_truth(study: Study, maps: ImagingMaps) -> None:
     inside = study.mask
     np.testing.assert_allclose(maps.t1_s, T10_S, rtol=1e-5)  # float32 signals
     # the arrival is fitted to 0.05 s and trades with vp; Ktrans and ve hardly feel it
@@ -34,16 +34,14 @@ def test_maps_of_a_noise_free_study_are_its_truth(study: Study, maps: ImagingMap
     assert maps.valid_fraction == 1.0
 
 
-def test_tissue_that_takes_up_nothing_is_not_fitted_and_is_nan(
-    study: Study, maps: ImagingMaps
-) -> None:
+def test_tissue_without_enhancement_is_nan(study: Study, maps: ImagingMaps) -> None:
     outside = ~study.mask
     assert (maps.status[outside] & int(Status.NOT_ENHANCING) > 0).all()
     for values in (maps.ktrans_per_min, maps.ktrans_std, maps.ve, maps.vp, maps.kinetics.r2):
         assert np.isnan(values[outside]).all()
 
 
-def test_shapes_and_units_are_those_promised(study: Study, maps: ImagingMaps) -> None:
+def test_shapes_and_units_are_as_documented(study: Study, maps: ImagingMaps) -> None:
     shape = study.mask.shape
     assert maps.kinetics.covariance.shape == (*shape, 3, 3)
     assert maps.concentration_mM.shape == (len(study.frame_times), *shape)
@@ -57,7 +55,7 @@ def test_shapes_and_units_are_those_promised(study: Study, maps: ImagingMaps) ->
     )
 
 
-def test_noise_is_stated_as_large_as_it_is(tmp_path: Path) -> None:
+def test_the_stated_noise_equals_the_scatter(tmp_path: Path) -> None:
     noise = 1.0
     noisy = build_study(tmp_path, noise)
     found = make_maps(ImagingInputs(**noisy.given()))
@@ -69,7 +67,7 @@ def test_noise_is_stated_as_large_as_it_is(tmp_path: Path) -> None:
     assert abs(np.median(error)) < 0.5
 
 
-def test_one_spoiled_voxel_is_flagged_and_spoils_no_other(
+def test_a_corrupt_voxel_is_flagged_and_affects_no_other(
     own_study: Study, maps: ImagingMaps
 ) -> None:
     import nibabel as nib
@@ -92,7 +90,9 @@ def test_one_spoiled_voxel_is_flagged_and_spoils_no_other(
     np.testing.assert_allclose(found.ktrans_per_min[others], maps.ktrans_per_min[others], rtol=2e-3)
 
 
-def test_ph_comes_by_the_affines_and_holes_are_stated(study: Study, maps: ImagingMaps) -> None:
+def test_ph_is_resampled_by_the_affines_and_its_coverage_reported(
+    study: Study, maps: ImagingMaps
+) -> None:
     measured = np.isfinite(maps.ph)
     # the pH grid: 1.5 voxels in plane from an offset of a quarter voxel, the same slices from the
     # second on
@@ -114,7 +114,7 @@ def test_ph_comes_by_the_affines_and_holes_are_stated(study: Study, maps: Imagin
     assert f"{maps.ph_coverage:.0%}" in said
 
 
-def test_an_assumed_ph_is_said_to_be_one(study: Study) -> None:
+def test_an_assumed_ph_is_reported(study: Study) -> None:
     found = make_maps(ImagingInputs(**study.given(cest=None, assume_ph=6.8)))
     assert found.ph_coverage == 0.0
     assert np.isnan(found.ph).all()
@@ -122,7 +122,7 @@ def test_an_assumed_ph_is_said_to_be_one(study: Study) -> None:
     assert any("6.8 is assumed" in a for a in found.assumptions)
 
 
-def test_a_stated_t1_is_said_to_be_assumed(study: Study) -> None:
+def test_a_stated_t1_is_reported_as_assumed(study: Study) -> None:
     found = make_maps(ImagingInputs(**study.given(vfa=(), t1=T10_S)))
     assert any("1.3 s is assumed" in a for a in found.assumptions)
     np.testing.assert_allclose(
@@ -130,7 +130,7 @@ def test_a_stated_t1_is_said_to_be_assumed(study: Study) -> None:
     )
 
 
-def test_a_t1_map_on_its_own_grid_is_brought_over(own_study: Study) -> None:
+def test_a_t1_map_on_another_grid_is_resampled(own_study: Study) -> None:
     coarse = own_study.affine @ np.diag([2.0, 2.0, 1.0, 1.0])
     path = save(own_study.folder / "t1.nii.gz", np.full((7, 7, 6), 1.1), coarse)
     found = make_maps(ImagingInputs(**own_study.given(vfa=(), t1=path)))
@@ -138,7 +138,7 @@ def test_a_t1_map_on_its_own_grid_is_brought_over(own_study: Study) -> None:
     assert any("another grid" in a for a in found.assumptions)
 
 
-def test_the_automatic_mask_finds_the_tumour_and_says_so(study: Study) -> None:
+def test_the_automatic_mask_finds_the_tumour_and_is_reported(study: Study) -> None:
     found = make_maps(ImagingInputs(**study.given(mask=None)))
     overlap = (found.mask & study.mask).sum()
     dice = 2 * overlap / (found.mask.sum() + study.mask.sum())

@@ -1,4 +1,4 @@
-"""Rigid motion of a series: found where there is some, not invented where there is none."""
+"""Correction of rigid motion of a series."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def still() -> np.ndarray:
     return np.stack([f + rng.standard_normal(f.shape) for f in frames])
 
 
-def test_shifts_are_found_to_a_fifth_of_a_voxel_and_undone(still: np.ndarray) -> None:
+def test_shifts_are_corrected_to_a_fifth_of_a_voxel(still: np.ndarray) -> None:
     moved_mm = np.zeros((12, 3))
     moved_mm[7:] = [1.3, -0.9, 1.1]
     moved = np.stack(
@@ -50,14 +50,14 @@ def test_shifts_are_found_to_a_fifth_of_a_voxel_and_undone(still: np.ndarray) ->
     assert after < 0.35 * before
 
 
-def test_uptake_is_not_taken_for_motion(still: np.ndarray) -> None:
+def test_enhancement_is_not_mistaken_for_motion(still: np.ndarray) -> None:
     _, trace = correct_motion(still, VOXEL_MM)
     assert np.abs(trace.translation_mm).max() < 0.15
     # 0.7 degrees move the rim of the body, 13 mm away, by a sixth of a voxel
     assert np.abs(trace.rotation_deg).max() < 0.7
 
 
-def test_a_rotation_is_found(still: np.ndarray) -> None:
+def test_a_rotation_is_corrected(still: np.ndarray) -> None:
     from scipy.ndimage import affine_transform
 
     angle = np.deg2rad(3.0)
@@ -77,7 +77,7 @@ def test_a_rotation_is_found(still: np.ndarray) -> None:
     assert np.abs(np.abs(turned) - 3.0).max() < 0.7
 
 
-def test_a_thin_slab_moves_in_its_plane_only(still: np.ndarray) -> None:
+def test_out_of_plane_motion_of_a_thin_slab_is_not_estimated(still: np.ndarray) -> None:
     slab = still[:, :, :, 4:9].copy()
     slab[8:] = [shift(f, (1.5, 0, 0), order=3, mode="nearest") for f in slab[8:]]
     _, trace = correct_motion(slab, VOXEL_MM)
@@ -88,7 +88,7 @@ def test_a_thin_slab_moves_in_its_plane_only(still: np.ndarray) -> None:
     )
 
 
-def test_motion_is_in_the_maps_and_among_the_assumptions(own_study: Study) -> None:
+def test_motion_is_reported_with_the_maps(own_study: Study) -> None:
     import nibabel as nib
 
     data = np.asarray(nib.load(own_study.dce).dataobj, dtype=np.float64)

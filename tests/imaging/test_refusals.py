@@ -39,7 +39,7 @@ def test_a_mask_or_ph_map_elsewhere_is_refused(own_study: Study) -> None:
     ("values", "word"),
     [(np.full((6, 6, 4), 0.03), "not pH values"), (np.zeros((6, 6, 4)), "holds no value")],
 )
-def test_a_map_that_is_no_ph_is_refused(own_study: Study, values: np.ndarray, word: str) -> None:
+def test_a_map_that_is_not_ph_is_refused(own_study: Study, values: np.ndarray, word: str) -> None:
     refused(own_study, word, cest=save(own_study.folder / "ratio.nii.gz", values, own_study.affine))
 
 
@@ -67,7 +67,7 @@ def test_t1_must_be_given_once_and_in_seconds(own_study: Study) -> None:
     )
 
 
-def test_without_a_ph_the_options_are_named(own_study: Study) -> None:
+def test_without_a_ph_the_arguments_are_named(own_study: Study) -> None:
     assert "--assume-ph" in str(refused(own_study, "no pH|No pH", cest=None))
     refused(own_study, "not an extracellular pH|Not an extracellular pH", cest=None, assume_ph=12.0)
     assert np.isnan(
@@ -118,7 +118,7 @@ def test_a_mask_of_one_voxel_is_a_tumour_of_one_voxel(own_study: Study) -> None:
     assert maps.ktrans_per_min[5, 5, 2] == pytest.approx(own_study.Ktrans[5, 5, 2], rel=0.02)
 
 
-def test_a_tumour_that_never_enhances_is_flagged_and_the_page_says_so(own_study: Study) -> None:
+def test_a_tumour_without_enhancement_is_flagged_and_reported(own_study: Study) -> None:
     outside = ~own_study.mask
     path = save(own_study.folder / "outside.nii.gz", outside, own_study.affine)
     maps = make_maps(ImagingInputs(**own_study.given(mask=path, cest=None)), require_ph=False)

@@ -1,4 +1,4 @@
-"""Scans brought over one another by their intensities."""
+"""Registration of scans by mutual information."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_three_millimetres_and_five_degrees_are_recovered_to_0_3_voxel(anatomy: 
     assert found.mutual_information[1] > found.mutual_information[0]
 
 
-def test_a_scan_on_a_coarser_grid_turned_otherwise_is_recovered_too(anatomy: np.ndarray) -> None:
+def test_a_rotated_scan_on_a_coarser_grid_is_recovered(anatomy: np.ndarray) -> None:
     """Voxels of 1.5 x 1.2 x 3 mm, axes permuted and mirrored, turned by 10 degrees about the
     slices' normal.
     """
@@ -141,7 +141,7 @@ def test_a_single_thick_slice_is_recovered_in_all_directions(
     assert np.linalg.norm(found.affine[:3, 2]) == pytest.approx(6.0, abs=1e-6)
 
 
-def test_a_stretch_of_three_per_cent_is_recovered_to_half_a_per_cent_and_rigid_leaves_it(
+def test_a_strain_of_3_per_cent_is_recovered_to_half_a_per_cent(
     anatomy: np.ndarray,
 ) -> None:
     true = moved(AFFINE, scale=(1.03, 1.0, 0.97))
@@ -156,7 +156,9 @@ def test_a_stretch_of_three_per_cent_is_recovered_to_half_a_per_cent_and_rigid_l
     np.testing.assert_allclose(np.linalg.norm(stiff.affine[:3, :3], axis=0), VOXEL_MM, rtol=1e-9)
 
 
-def test_a_slab_of_seven_slices_is_not_stretched_along_its_normal(anatomy: np.ndarray) -> None:
+def test_the_strain_of_seven_slices_along_their_normal_is_not_estimated(
+    anatomy: np.ndarray,
+) -> None:
     header = AFFINE @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 4], [0, 0, 0, 1]])
     shape = (40, 36, 7)
     true = moved(header, shape, (1.03, 1.0, 1.0))
@@ -170,7 +172,7 @@ def test_a_slab_of_seven_slices_is_not_stretched_along_its_normal(anatomy: np.nd
     )  # not sheared either
 
 
-def test_a_scan_in_place_stays_in_place(anatomy: np.ndarray) -> None:
+def test_an_aligned_scan_is_not_moved(anatomy: np.ndarray) -> None:
     placed, notes = Coregistration(anatomy, AFFINE, "rigid").register_scan(
         "T1 map", seen_at(anatomy, AFFINE), AFFINE, "t1.nii"
     )
@@ -178,7 +180,7 @@ def test_a_scan_in_place_stays_in_place(anatomy: np.ndarray) -> None:
     assert len(notes) == 1
 
 
-def test_a_single_slice_keeps_its_values_through_the_dce_grid_and_back() -> None:
+def test_a_single_slice_keeps_its_values_on_the_dce_grid_and_back() -> None:
     slab = AFFINE @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 3, 7], [0, 0, 0, 1]])
     values = 6.8 + 0.05 * np.indices((40, 36, 1)).sum(axis=0) / 10
     there = resample(values, slab, SHAPE, AFFINE)
@@ -188,7 +190,7 @@ def test_a_single_slice_keeps_its_values_through_the_dce_grid_and_back() -> None
     np.testing.assert_allclose(back, values, atol=1e-9)
 
 
-def test_a_ph_map_that_lies_wrong_is_moved_onto_the_tumour(
+def test_a_displaced_ph_map_is_registered_to_the_tumour(
     anatomy: np.ndarray, tmp_path: Path
 ) -> None:
     """A map with its own landmarks: without registration its acid core is 3 mm away."""
@@ -234,7 +236,7 @@ def flip_angle_set(
 
 
 @pytest.mark.parametrize("given", ["vfa", "map"])
-def test_a_displaced_t1_is_moved_as_one_and_is_right_where_it_comes_to_lie(
+def test_a_displaced_t1_set_is_registered_as_one(
     anatomy: np.ndarray, tmp_path: Path, given: str
 ) -> None:
     true, inside = moved(AFFINE), anatomy > 40
@@ -260,7 +262,9 @@ def test_a_displaced_t1_is_moved_as_one_and_is_right_where_it_comes_to_lie(
     assert not any("by the affines" in a for a in found.assumptions)
 
 
-def test_a_displaced_drug_image_is_moved_and_says_so(anatomy: np.ndarray, tmp_path: Path) -> None:
+def test_a_displaced_drug_image_is_registered_and_reported(
+    anatomy: np.ndarray, tmp_path: Path
+) -> None:
     true, inside = moved(AFFINE), anatomy > 40
     drug = np.clip(shown(anatomy, true), 0, None)
     path = save(tmp_path / "drug.nii.gz", drug, AFFINE, DRUG)
@@ -279,9 +283,7 @@ def test_a_displaced_drug_image_is_moved_and_says_so(anatomy: np.ndarray, tmp_pa
     assert still.notes == ()
 
 
-def test_unregistered_scans_lie_exactly_as_their_affines_say(
-    anatomy: np.ndarray, tmp_path: Path
-) -> None:
+def test_unregistered_scans_keep_their_affines(anatomy: np.ndarray, tmp_path: Path) -> None:
     values = seen_at(anatomy, AFFINE)
     header = moved(AFFINE)
     path = save(tmp_path / "drug.nii.gz", values, header, DRUG)
@@ -296,7 +298,7 @@ def test_unregistered_scans_lie_exactly_as_their_affines_say(
     assert notes == []
 
 
-def test_what_cannot_be_registered_is_refused_with_what_to_do(anatomy: np.ndarray) -> None:
+def test_scans_that_cannot_be_registered_are_refused_with_a_remedy(anatomy: np.ndarray) -> None:
     coregistration, away = Coregistration(anatomy, AFFINE, "rigid"), AFFINE.copy()
     away[:3, 3] += 500.0
     noise = np.random.default_rng(0).standard_normal(SHAPE)
@@ -324,7 +326,7 @@ def test_what_cannot_be_registered_is_refused_with_what_to_do(anatomy: np.ndarra
         (3.0, 0.0, 0.0, (0.9, 0.5), "lowers the mutual information"),
     ],
 )
-def test_a_search_that_went_astray_is_refused(
+def test_an_implausible_registration_is_refused(
     anatomy: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
     shift_mm: float,
@@ -348,7 +350,7 @@ def test_a_search_that_went_astray_is_refused(
     assert "by hand" in str(caught.value)
 
 
-def test_a_b0_map_moves_with_its_cest_scan(anatomy: np.ndarray, tmp_path: Path) -> None:
+def test_a_b0_map_is_registered_with_its_cest_scan(anatomy: np.ndarray, tmp_path: Path) -> None:
     """Both headers are wrong alike: pH is found where it was measured, and then moved."""
     ppm, shape, true = np.arange(-8, 8.1, 0.4), (40, 36, 1), moved(AFFINE)
     slab = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 7], [0, 0, 0, 1]])
@@ -384,7 +386,7 @@ def test_a_b0_map_moves_with_its_cest_scan(anatomy: np.ndarray, tmp_path: Path) 
     assert np.abs(found.measured[both] - 6.8).max() < 0.1
 
 
-def test_a_study_says_of_every_scan_how_it_was_moved_and_refuses_an_unknown_way(
+def test_the_registration_of_every_scan_is_reported_and_refused_if_unknown(
     own_study: Study,
 ) -> None:
     with pytest.raises(InputError, match="does not exist") as caught:

@@ -28,7 +28,7 @@ def load(spec: str | Path, **change: float):
 
 
 @pytest.mark.parametrize("name", list(POPULATION_CURVES))
-def test_every_population_curve_is_straight_between_its_times_to_1e_4_of_its_peak(
+def test_population_curves_are_linear_between_nodes_to_1e_4_of_their_peak(
     name: str,
 ) -> None:
     curve, known = load(name), POPULATION_CURVES[name]
@@ -42,7 +42,7 @@ def test_weinmanns_curve_is_plasma_at_its_dose() -> None:
     assert load("weinmann").plasma_mM[0] == pytest.approx(0.877)
 
 
-def test_parkers_curve_reaches_beyond_the_last_frame_even_when_it_is_shifted() -> None:
+def test_a_shifted_parker_curve_covers_the_last_frame() -> None:
     assert load("parker").delayed(-12.0).times_s[-1] > FRAMES[-1]
 
 
@@ -56,7 +56,7 @@ def test_parkers_peak_and_arrival_are_those_of_the_paper() -> None:
     assert parker(np.array([-1e-9, -1e6])).tolist() == [0.0, 0.0]
 
 
-def test_plasma_holds_what_red_cells_leave() -> None:
+def test_plasma_is_blood_over_one_minus_hematocrit() -> None:
     assert plasma_from_blood(np.array([1.16]), 0.42)[0] == pytest.approx(2.0)
 
 
@@ -96,7 +96,7 @@ GOOD = [f"{t},1.0" for t in range(0, 600, 5)]
         (["time_s,plasma_mM", "700,1", "705,1", "900,1"], "time_s"),
     ],
 )
-def test_a_file_that_is_no_arterial_input_is_refused(
+def test_a_file_that_is_not_an_arterial_input_is_refused(
     tmp_path: Path, lines: list[str], field: str
 ) -> None:
     path = tmp_path / "aif.csv"

@@ -1,4 +1,4 @@
-"""Arterial inputs from the scan: found or drawn, described, and better than none."""
+"""Arterial inputs measured in the scan, by detection or from a mask."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def bias(maps: ImagingMaps, study: Study) -> float:
     return float(np.median(maps.ktrans_per_min[study.mask] / study.Ktrans[study.mask]) - 1)
 
 
-def test_the_vessel_is_found_and_gives_the_ktrans_that_a_population_curve_misses(
+def test_a_detected_vessel_gives_the_ktrans_that_a_population_curve_misses(
     with_vessel: Study,
 ) -> None:
     maps = maps_with(with_vessel, "auto")
@@ -69,12 +69,12 @@ def test_the_vessel_is_found_and_gives_the_ktrans_that_a_population_curve_misses
     assert maps.arterial_voxels.peak_to_noise > 20
 
 
-def test_telling_the_dose_corrects_a_population_curve(with_vessel: Study) -> None:
+def test_the_dose_scales_a_population_curve(with_vessel: Study) -> None:
     maps = make_maps(ImagingInputs(**with_vessel.given(overrides={"ContrastDose": 0.1 * DOSE})))
     assert abs(bias(maps, with_vessel)) < 0.02
 
 
-def test_a_drawn_vessel_gives_the_same_as_a_found_one(with_vessel: Study, tmp_path: Path) -> None:
+def test_an_arterial_mask_gives_the_same_as_detection(with_vessel: Study, tmp_path: Path) -> None:
     drawn = np.zeros(with_vessel.mask.shape)
     drawn[VESSEL] = 1
     path = save(tmp_path / "artery.nii.gz", drawn, with_vessel.affine)
@@ -85,11 +85,11 @@ def test_a_drawn_vessel_gives_the_same_as_a_found_one(with_vessel: Study, tmp_pa
     np.testing.assert_allclose(
         maps.arterial_voxels.blood_mM.max(), DOSE * parker(np.arange(0, 30, 0.1)).max(), rtol=0.03
     )
-    assert any("drawn" in a for a in maps.assumptions)
+    assert any("given by a mask" in a for a in maps.assumptions)
     assert path in ImagingInputs(**with_vessel.given(aif=f"mask:{path}")).files()
 
 
-def test_plasma_is_blood_over_what_red_cells_leave(with_vessel: Study) -> None:
+def test_measured_plasma_is_blood_over_one_minus_hematocrit(with_vessel: Study) -> None:
     maps = maps_with(with_vessel, "auto")
     assert maps.arterial_voxels is not None
     np.testing.assert_allclose(
@@ -97,18 +97,18 @@ def test_plasma_is_blood_over_what_red_cells_leave(with_vessel: Study) -> None:
     )
 
 
-def test_a_scan_without_a_bolus_has_no_artery(own_study: Study) -> None:
+def test_no_artery_is_detected_without_a_bolus(own_study: Study) -> None:
     side = own_study.side()
     rng = np.random.default_rng(0)
     data = 100 + rng.standard_normal((*own_study.mask.shape, 40))
     data[own_study.mask, 10:] += 2.0
     save(own_study.dce, data, own_study.affine, side)
-    with pytest.raises(InputError, match="artery was found") as caught:
+    with pytest.raises(InputError, match="artery was detected") as caught:
         make_maps(ImagingInputs(**own_study.given(aif="auto", overrides={"BaselineFrames": 6})))
     assert "mask:FILE" in str(caught.value)
 
 
-def test_an_unknown_arterial_input_is_named_with_what_there_is(study: Study) -> None:
+def test_an_unknown_arterial_input_is_refused_with_the_known_ones(study: Study) -> None:
     with pytest.raises(InputError) as caught:
         make_maps(ImagingInputs(**study.given(aif="parkr")))
     for word in ("parkr", "georgiou", "auto", "mask:FILE"):

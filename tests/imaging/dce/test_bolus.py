@@ -1,4 +1,4 @@
-"""Where the baseline ends, on scans fast enough to see how the bolus begins."""
+"""Detection of the end of the baseline on fast scans."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ ACQUISITION = DceAcquisition(TIMES, 0.005, 15.0, 4.5, 0.42, 0.1, False, None, No
 
 @pytest.mark.parametrize("noise", [0.0, 0.5, 1.5])
 @pytest.mark.parametrize("seconds", [10.0, 80.0])
-def test_the_baseline_ends_where_the_rise_begins_and_not_at_a_tenth_of_it(
-    noise: float, seconds: float
-) -> None:
+def test_the_baseline_ends_where_the_rise_begins(noise: float, seconds: float) -> None:
     """A rise over 80 s passes a tenth of its range after 8 frames; none of those may be in the
     baseline.
     """
@@ -38,7 +36,7 @@ def test_the_baseline_ends_where_the_rise_begins_and_not_at_a_tenth_of_it(
     assert 30 <= after <= 41 + (3 if noise else 0)
 
 
-def test_a_flat_start_is_not_cut_short_by_noise() -> None:
+def test_noise_does_not_shorten_a_constant_baseline() -> None:
     lengths = [
         baseline_frames(scan(50 * (TIMES > 60), 2.0, seed), ACQUISITION)[1] for seed in range(10)
     ]

@@ -34,7 +34,7 @@ def scan(C: np.ndarray, voxels: int, sd: float, T1: float = 1.3) -> np.ndarray:
     return clean + sd * np.random.default_rng(0).standard_normal((len(C), voxels, 1, 1))
 
 
-def test_stated_noise_and_shared_errors_are_the_scatter_of_the_curves() -> None:
+def test_stated_noise_and_shared_errors_equal_the_scatter_of_curves() -> None:
     C = np.where(
         TIMES < 50, 0.0, np.where(TIMES < 100, 1.6, 0.8)
     )  # its mean is its late level, where noise is stated
@@ -53,7 +53,7 @@ def test_stated_noise_and_shared_errors_are_the_scatter_of_the_curves() -> None:
     assert late.mean(axis=0).std() == pytest.approx(np.sqrt(shared**2 + apart**2 / 20), rel=0.03)
 
 
-def test_the_linear_relation_is_the_limit_of_small_concentrations_and_saturates_low() -> None:
+def test_the_linear_relation_is_the_limit_of_small_concentrations() -> None:
     T1 = np.full((1, 1, 1), 1.3)
     linear, exact = (
         select_enhancement_model(T1, ACQUISITION, relation=r) for r in ("linear", "spgr")
@@ -88,14 +88,14 @@ def test_a_series_in_mM_needs_neither_t1_nor_flip_angle(own_study: Study) -> Non
     assert not (maps.status & int(Status.NO_T1)).any()
 
 
-def test_a_series_in_mM_that_cannot_be_is_refused(own_study: Study) -> None:
+def test_impossible_concentrations_in_mM_are_refused(own_study: Study) -> None:
     data = np.random.default_rng(0).random((4, 4, 3, 20)) * 1000
     save(own_study.dce, data, own_study.affine, {"RepetitionTime": 5.0, "Units": "mM"})
-    with pytest.raises(InputError, match="no concentrations in mM"):
+    with pytest.raises(InputError, match="not concentrations in mM"):
         make_maps(ImagingInputs(dce=own_study.dce), require_ph=False)
 
 
-def test_a_signal_that_falls_is_flagged_as_negative() -> None:
+def test_a_decreasing_signal_is_flagged_as_negative() -> None:
     from nanopinn.imaging.dce.kinetic_maps import classify_before_fit
 
     S = np.full((40, 3, 1, 1), 100.0) + 0.1 * np.random.default_rng(0).standard_normal(

@@ -52,7 +52,7 @@ def test_without_decay_the_convolution_is_the_area_under_the_curve() -> None:
     assert found.item() == pytest.approx(np.trapezoid(VALUES, TIMES), rel=1e-14)
 
 
-def test_nothing_is_there_before_the_curve_begins() -> None:
+def test_the_convolution_is_zero_before_the_curve_begins() -> None:
     rates = torch.tensor([0.0, 1.0], dtype=torch.float64)
     assert (convolve_exponential(TIMES, VALUES, rates, torch.tensor([-5.0, 0.0, 2.0])) == 0).all()
 
@@ -64,7 +64,7 @@ def test_times_may_come_in_any_order() -> None:
     assert torch.equal(shuffled, convolve_exponential(TIMES, VALUES, rates, AT)[:, order])
 
 
-def test_more_points_on_the_same_lines_change_nothing() -> None:
+def test_more_nodes_on_the_same_lines_change_nothing() -> None:
     fine = torch.cat([TIMES, torch.linspace(2.0, 80.0, 777, dtype=torch.float64)]).unique()
     values = torch.as_tensor(np.interp(fine, TIMES, VALUES))
     rates = torch.logspace(-5, 1.5, 40, dtype=torch.float64)

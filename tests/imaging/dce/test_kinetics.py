@@ -83,7 +83,7 @@ def test_standard_deviations_equal_the_scatter_over_noise() -> None:
     assert (bias < 0.15).all()
 
 
-def test_one_bad_voxel_does_not_touch_its_neighbours() -> None:
+def test_a_corrupt_curve_does_not_affect_others() -> None:
     curve = InputCurve(parker_at(), FRAMES)
     C = torch.as_tensor(tissue_curve(*draw(30).T, FRAMES, 30.0).T.copy())
     C = C + 0.02 * torch.randn(C.shape, dtype=C.dtype, generator=torch.Generator().manual_seed(2))
@@ -109,14 +109,14 @@ def test_one_bad_voxel_does_not_touch_its_neighbours() -> None:
     assert not beside.converged[[7, 11]].any()
 
 
-def test_chunks_do_not_change_the_answer() -> None:
+def test_the_chunk_size_does_not_change_the_fit() -> None:
     curve = InputCurve(parker_at(), FRAMES)
     C = torch.as_tensor(tissue_curve(*draw(50).T, FRAMES, 30.0).T.copy())
     whole, pieces = (fit_kinetics(extended_tofts, C, curve, chunk=n) for n in (64, 7))
     torch.testing.assert_close(whole.parameters, pieces.parameters, rtol=1e-9, atol=1e-12)
 
 
-def test_a_curve_beyond_the_bounds_stops_at_them_and_says_so() -> None:
+def test_a_fit_at_its_bounds_is_flagged() -> None:
     truth = np.array(
         [[0.2, 1.4, 0.05], [0.2, 0.3, -0.04], [7.0, 0.5, 0.0]]
     )  # ve > 1, vp < 0, Ktrans > 5/min

@@ -1,4 +1,4 @@
-"""Kinetic models against an ODE solver, another package, and each other's limits."""
+"""Kinetic models against an ODE solver, another package, and their limiting cases."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_two_compartment_exchange_solves_its_differential_equations() -> None:
         np.testing.assert_allclose(found, two_compartments(*parameters.tolist()), atol=2e-6)
 
 
-def test_two_compartment_uptake_is_exchange_into_a_space_that_never_fills() -> None:
+def test_uptake_is_exchange_with_an_infinite_extravascular_space() -> None:
     for Fp, PS, vp in draw("2cum", 4).tolist():
         found = evaluate(
             MODELS["2cum"],
@@ -85,7 +85,7 @@ def test_with_fast_flow_exchange_becomes_extended_tofts_and_uptake_becomes_patla
 @pytest.mark.parametrize(
     ("name", "theirs"), [("2cxm", "2CX"), ("2cum", "2CU"), ("etofts", "HF"), ("patlak", "HFU")]
 )
-def test_curves_are_those_of_dcmri(name: str, theirs: str) -> None:
+def test_curves_equal_those_of_dcmri(name: str, theirs: str) -> None:
     """dcmri convolves by its own code on the grid it is given, here 0.05 s."""
     Hct = 0.42
     for row in draw(name, 3, seed=4).tolist():
@@ -126,7 +126,7 @@ def test_jacobians_equal_central_differences(name: str, late: bool) -> None:
 
 
 @EVERY
-def test_a_delay_of_every_voxel_is_the_same_as_a_shifted_input(name: str) -> None:
+def test_a_delay_of_every_voxel_equals_a_shifted_input(name: str) -> None:
     theta, curve = draw(name, 5), InputCurve(AIF, FRAMES)
     for shift in (-7.3, 0.0, 4.1):
         late = torch.cat([theta, torch.full((5, 1), shift, dtype=torch.float64)], dim=1)
@@ -136,7 +136,7 @@ def test_a_delay_of_every_voxel_is_the_same_as_a_shifted_input(name: str) -> Non
 
 
 @EVERY
-def test_noise_free_curves_give_their_parameters_back_with_their_delays(name: str) -> None:
+def test_parameters_and_delays_of_noise_free_curves_are_recovered(name: str) -> None:
     truth = draw(name, 60, seed=2)
     delays = torch.as_tensor(np.random.default_rng(3).uniform(-6, 6, (60, 1)))
     curve = InputCurve(AIF, FRAMES)
@@ -193,7 +193,7 @@ def test_a_dispersed_input_is_the_mixing_chamber_of_the_uptake_model() -> None:
     torch.testing.assert_close(vp * dispersed, chamber, rtol=3e-4, atol=1e-6)
 
 
-def test_a_flat_input_between_two_nodes_needs_no_grid() -> None:
+def test_a_constant_input_between_two_nodes_needs_no_grid() -> None:
     step = PlasmaCurve(np.array([0.0, 1e-9, 1000.0]), np.array([0.0, 2.0, 2.0]))
     K, ve = 0.3 / 60, 0.4
     C = evaluate(

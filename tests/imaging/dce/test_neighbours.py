@@ -46,7 +46,7 @@ def smooth_tissue(width: float = 2.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("sd", [0.01, 0.03, 0.05])
-def test_in_smooth_tissue_errors_shrink_and_are_stated_as_they_are(sd: float) -> None:
+def test_regularisation_reduces_errors_in_smooth_tissue_and_states_them(sd: float) -> None:
     truth = smooth_tissue()
     C = noisy(truth, sd)
     alone, together = (
@@ -66,7 +66,7 @@ def test_in_smooth_tissue_errors_shrink_and_are_stated_as_they_are(sd: float) ->
     assert 0.85 < z.std() < 1.15
 
 
-def test_an_edge_is_kept() -> None:
+def test_regularisation_preserves_an_edge() -> None:
     truth = np.tile([0.1 / 60, 0.3, 0.04], (len(WHERE), 1))
     truth[WHERE[:, 0] >= 7, 0] = 0.4 / 60
     together = fit_spatially_regularised(MODEL, noisy(truth, 0.01), CURVE, WHERE)
@@ -75,7 +75,7 @@ def test_an_edge_is_kept() -> None:
     assert np.abs(Ktrans[7].mean() - 0.4) < 0.04
 
 
-def test_a_spoiled_voxel_does_not_reach_its_neighbours() -> None:
+def test_a_corrupt_voxel_does_not_affect_its_neighbours() -> None:
     C = noisy(smooth_tissue(), 0.02)
     spoiled = C.clone()
     middle = int(np.flatnonzero((WHERE == [7, 7, 3]).all(axis=1))[0])
@@ -91,7 +91,7 @@ def test_a_spoiled_voxel_does_not_reach_its_neighbours() -> None:
     assert torch.isfinite(beside.parameters[others]).all()
 
 
-def test_a_tight_prior_holds_and_a_wide_one_does_nothing() -> None:
+def test_a_tight_prior_fixes_parameters_and_a_wide_one_does_nothing() -> None:
     truth = smooth_tissue()[:50]
     C = noisy(smooth_tissue(), 0.02)[:50]
     free = fit_kinetics(MODEL, C, CURVE)
@@ -108,7 +108,7 @@ def test_a_tight_prior_holds_and_a_wide_one_does_nothing() -> None:
     ).all()
 
 
-def test_nothing_to_fit_is_no_error() -> None:
+def test_an_empty_volume_is_not_an_error() -> None:
     empty = fit_spatially_regularised(
         MODEL,
         torch.zeros((0, len(FRAMES)), dtype=torch.float64),

@@ -157,7 +157,7 @@ def test_every_case_of_patlak_uptake_and_exchange_lies_within_the_osipi_toleranc
 @pytest.mark.parametrize(
     ("file", "model", "points"), [("tofts", tofts, 10), ("extended_tofts", extended_tofts, 5)]
 )
-def test_tofts_cases_made_late_by_five_seconds_are_recovered_with_their_delay(
+def test_tofts_cases_delayed_by_five_seconds_are_recovered(
     public_data: Path, file: str, model, points: int
 ) -> None:
     """OSIPI's delayed variants: the curve moved right, with zeros in front."""

@@ -55,7 +55,7 @@ def uneven(t: np.ndarray) -> np.ndarray:
     "at", [every(2), every(5), every(10), uneven], ids=["2s", "5s", "10s", "uneven"]
 )
 @pytest.mark.parametrize("model", ["tofts", "etofts"])
-def test_slow_frames_do_not_bias_what_is_fitted(public_data: Path, model: str, at) -> None:
+def test_slow_frames_do_not_bias_the_fit(public_data: Path, model: str, at) -> None:
     """The target is 3 % and 0.005; exact convolution leaves twenty times less."""
     error = np.abs(errors(public_data, model, at))
     assert error[:, 0].max() < 0.003
@@ -74,7 +74,7 @@ def test_an_input_sampled_every_five_seconds_biases_ktrans_by_less_than_3_per_ce
 
 
 @pytest.mark.parametrize("model", ["tofts", "etofts"])
-def test_an_input_sampled_every_ten_seconds_misses_the_peak_but_is_not_biased_on_average(
+def test_an_input_sampled_every_10_s_misses_the_peak_without_a_mean_bias(
     public_data: Path, model: str
 ) -> None:
     """Where in the bolus the samples fall is chance: up to 8 % in a scan, under 3 % over all

@@ -39,7 +39,7 @@ def test_the_signal_equals_the_iterated_bloch_recursion() -> None:
     assert abs(signal(1000.0, T1, TR, flip) - transverse) < 1e-9 * transverse
 
 
-def test_a_signal_beyond_any_t1_is_nan_not_a_number() -> None:
+def test_a_signal_beyond_any_t1_is_nan() -> None:
     ceiling = signal(1.0, 1e-9, 0.005, 15.0) / signal(1.0, 1.3, 0.005, 15.0)
     found = concentration_from_signal(
         np.array([0.999, 1.001]) * ceiling, np.array(1.0), np.array(1.3), 0.005, 15.0, 4.5

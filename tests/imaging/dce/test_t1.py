@@ -1,4 +1,4 @@
-"""T1 from flip angles: exact without noise, least squares with it, honest about its error."""
+"""Native T1 from flip angles and inversion recovery: exact without noise, with stated errors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_stated_error_of_t1_equals_its_scatter() -> None:
     assert stated == pytest.approx(np.nanstd(fit.T1), rel=0.06)
 
 
-def test_a_voxel_without_signal_is_nan_and_leaves_the_others_alone() -> None:
+def test_a_voxel_without_signal_is_nan_and_affects_no_other() -> None:
     S = np.stack([signal(1000.0, np.full(6, 1.2), TR_S, f) for f in FLIPS], axis=-1)
     S[1], S[3, 2], S[4, 0] = 0.0, np.nan, -1.0
     fit = fit_variable_flip_angles(S, FLIPS, TR_S)
@@ -78,7 +78,7 @@ def test_t1_of_a_real_tumour_is_the_least_squares_solution(public_data: Path) ->
     )
 
 
-def test_a_b1_map_corrects_flip_angles_that_were_missed(own_study: Study) -> None:
+def test_a_b1_map_corrects_the_flip_angles(own_study: Study) -> None:
     """Flip angles 12 % low make T1 23 % short; the map, in percent and on a coarser grid, puts it
     right.
     """
@@ -100,7 +100,7 @@ def test_a_b1_map_corrects_flip_angles_that_were_missed(own_study: Study) -> Non
     assert "percent" in load_b1(path).note
 
 
-def test_what_is_no_b1_map_is_refused(own_study: Study) -> None:
+def test_a_map_that_is_not_b1_is_refused(own_study: Study) -> None:
     path = save(own_study.folder / "b1.nii.gz", np.full((4, 4, 4), 7.0), own_study.affine)
     with pytest.raises(InputError, match="not a B1 map"):
         load_b1(path)
@@ -115,7 +115,7 @@ def recovery(T1: np.ndarray, efficiency: float = 0.95, TR_s: float = 6.0) -> np.
     return 1000 * np.abs(1 - 2 * efficiency * np.exp(-TI_S / T1) + np.exp(-TR_s / T1))
 
 
-def test_inversion_recovery_gives_t1_back_whatever_the_inversion_and_the_order() -> None:
+def test_inversion_recovery_recovers_t1_for_any_inversion_and_order() -> None:
     T1 = np.geomspace(0.15, 3.5, 40)
     for efficiency in (1.0, 0.9):
         shuffled = np.array([3, 0, 6, 1, 5, 2, 4])
