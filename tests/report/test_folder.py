@@ -84,7 +84,10 @@ def imaging(fit: FitResult) -> SimpleNamespace:
     return SimpleNamespace(
         status=status,
         mask=np.ones(SHAPE, dtype=bool),
-        summary=lambda: "tumour: 60 voxels",
+        kinetics=SimpleNamespace(model="etofts", values={}, r2=np.ones(SHAPE)),
+        valid_fraction=59 / 60,
+        t1_s=np.full(SHAPE, 1.4),
+        ph_coverage=0.0,
         motion=None,
         arterial_voxels=None,
         ph=np.full(SHAPE, np.nan),
