@@ -166,7 +166,7 @@ def _study_row(s: StudySummary) -> dict[str, Any]:
         "informed": ", ".join(x.name for x in s.scalars if x.informed),
         "seconds": s.seconds,
         "arms": s.arms or None,
-        "comparison_message": s.comparison_message,
+        "arms_message": s.comparison_message,
         "nanopinn": s.versions.get("nanopinn"),
         "torch": s.versions.get("torch"),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import textwrap
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -227,9 +226,24 @@ def _json_entries(c: Comparison) -> dict[str, Any]:
         "arms": arms,
         "outcomes": outcomes,
         "influences": influences,
-        "radiation": None if c.radiation is None else asdict(c.radiation),
+        "radiation": _radiation_entries(c),
         "assumptions": list(c.assumptions),
     }
+
+
+def _radiation_entries(c: Comparison) -> dict[str, Any] | None:
+    if c.radiation is None:
+        return None
+    rows = [
+        {
+            "words": r.description,
+            "unit": r.unit,
+            "ratio": list(r.ratio),
+            "likelier": r.probability_higher,
+        }
+        for r in c.radiation.rows
+    ]
+    return {"arm": c.radiation.arm, "at_h": c.radiation.pressure_time_h, "rows": rows}
 
 
 def _interval_entries(o: Outcome, arm: str) -> dict[str, float | None]:

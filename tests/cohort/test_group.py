@@ -139,6 +139,7 @@ def test_every_study_has_a_row_with_its_status(tmp_path: Path) -> None:
         "1.1",
         "contrast agent",
     )
+    assert "arms_message" in table[0]
     assert "truncated" in table[6]["message"]
     assert "without a verdict file" in table[7]["message"]
     assert table[8]["message"] == "not started"
