@@ -131,7 +131,7 @@ def _tissue_entries(
 def _add_walls(
     reaction: Entries, inflow: Entries, pools: PoolCoefficients, cylinders: KroghCylinders
 ) -> None:
-    """Add the exchange at the wall, in place: ``a C_v - b C_wall`` in series with ``g (C_wall - C)``
+    """Add the exchange at the wall in place: ``a C_v - b C_wall`` in series with ``g (C_wall - C)``
     of half the first cell.
     """
     for wall in pools.walls:

@@ -42,8 +42,8 @@ CELL_POPULATIONS = {
 
 @dataclass(frozen=True)
 class Exposure:
-    """Drug and surviving cells against distance from the vessel wall, and fractions of killed cells;
-    NaN where there is no such tissue.
+    """Drug and survival against distance from the vessel wall, and fractions of killed cells; NaN
+    where there is no such tissue.
 
     Kill models and populations are named by :data:`nanopinn.physics.cell_kill.KILL_MODELS` and
     :data:`CELL_POPULATIONS`.

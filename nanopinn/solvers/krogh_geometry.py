@@ -123,7 +123,7 @@ class KroghCylinders:
 
     @property
     def tissue_fractions(self) -> Tensor:
-        """Fraction of a cluster's tissue in each class, ``(cluster, class)``; sums to 1 over classes."""
+        """Fraction of a cluster's tissue in each class, ``(cluster, class)``; the sum is 1."""
         area = self.vessels * self.ring_area
         return area / area.sum(-1, keepdim=True)
 

@@ -28,21 +28,27 @@ from nanopinn.report.treatment_summary import vascular_stasis_warning
 from nanopinn.solvers.linear_pools import solve_bioheat
 from nanopinn.studies.tissue_source import SimulatedTissue
 
-#: K added to a value in each unit a thermometry file may be in.
+#: Offset to K of each unit of a thermometry file.
 KELVIN_OFFSETS = {"C": ZERO_CELSIUS, "K": 0.0}
-#: Tissue is back at the body's temperature after this many times the slowest time in which blood
-#: cools it: 7 K fall to 0.01.
+#: Duration of cooling to the body's temperature, in units of the longest perfusion time constant: 7
+#: K fall to 0.01 K.
 COOLING_TIME_CONSTANTS = 6.5
-#: Nodes of Pennes' equation after an event: from a second on, each step longer by this much, to at
-#: most this many seconds.
+#: Steps of Pennes' equation after an event: the first, the growth of each, and the longest.
 FIRST_STEP_S, STEP_GROWTH, MAX_STEP_S = 1.0, 1.3, 60.0
 
 
 def temperature_course(
     treatment: Treatment, tissue: SimulatedTissue
 ) -> tuple[TemperatureCourse | None, tuple[str, ...], tuple[Path, ...]]:
-    """Temperature over the run (None: the body's throughout), what was assumed, and the files that
-    were read.
+    """Temperature of the tissue under a treatment.
+
+    Args:
+        treatment: its heatings.
+        tissue: that is heated.
+
+    Returns:
+        The temperature (None: that of the body throughout), the assumptions, and the files that
+        were read.
 
     Raises:
         InputError: a thermometry file cannot be used.
@@ -63,22 +69,21 @@ def temperature_course(
                 scheduled_temperature(where, h.temperature_K, h.start_s, h.end_s, h.ramp_s)
             )
             notes.append(
-                f"The whole tumour, and nothing else, is at {h.temperature_K - ZERO_CELSIUS:g} C"
-                " while it is heated."
+                f"Only the tumour is heated, uniformly to {h.temperature_K - ZERO_CELSIUS:g} C."
             )
     for group in _group_pennes_heatings(treatment.heatings):
         course = course.merge(
             _solve_bioheat_of_group(group, tissue, _bioheat_end_time(group, treatment))
         )
         notes.append(
-            "Pennes' equation: heat is given to the tumour alone and crosses no boundary of the"
-            " box; perfusion does not answer to it."
+            "Pennes' equation: only the tumour is heated, no heat crosses the boundary of the box,"
+            " and perfusion does not depend on temperature."
         )
     return course, tuple(dict.fromkeys(notes)), tuple(files)
 
 
 def _group_pennes_heatings(heatings: Sequence[Heating]) -> list[list[Heating]]:
-    """Heatings by Pennes' equation that no other stands between: what is still warm is heated on."""
+    """Group consecutive heatings by Pennes' equation: tissue that is still warm is heated again."""
     groups: list[list[Heating]] = []
     before = "imposed"
     for h in heatings:
@@ -89,7 +94,7 @@ def _group_pennes_heatings(heatings: Sequence[Heating]) -> list[list[Heating]]:
 
 
 def _bioheat_end_time(group: list[Heating], treatment: Treatment) -> float:
-    """When the tissue has cooled down, the run ends, or another heating sets the temperature."""
+    """Time at which the tissue has cooled, the run ends, or another heating begins, s."""
     slowest = (
         value("rho_t")
         * value("c_t")
@@ -113,9 +118,7 @@ def _solve_bioheat_of_group(
 
 
 def _power_share(h: Heating, t: float) -> float:
-    """Share of the full power at a time; with a ramp it rises from the start and falls after the
-    end.
-    """
+    """Fraction of the full power at a time; ramps follow the start and the end."""
     if h.ramp_s == 0:
         return float(h.start_s <= t < h.end_s)
     return float(
@@ -148,12 +151,20 @@ def _time_nodes(group: list[Heating], end: float) -> list[float]:
 def read_thermometry(
     heating: Heating, tissue: SimulatedTissue
 ) -> tuple[TemperatureCourse, list[str]]:
-    """Measured temperatures, linear between their times; ``VolumeTiming`` counts from the heating's
-    start, ``Unit`` is C or K.
+    """Read measured temperatures, which are linear between their times.
+
+    The sidecar holds ``VolumeTiming``, s from the start of the heating, and ``Unit``, C or K.
+
+    Args:
+        heating: with its file.
+        tissue: on whose grid the file is.
+
+    Returns:
+        The temperature, and the assumptions.
 
     Raises:
-        InputError: it is no series on the grid of the maps, has no times or unit, outlasts its
-            heating, or is no temperature.
+        InputError: the file is no series on the grid of the maps, has no times or unit, is longer
+            than its heating, or holds no temperatures.
     """
     path = heating.file
     assert path is not None
@@ -200,7 +211,7 @@ def _read_frame_times(
         )
     if times[0] < 0 or times[-1] > longest * (1 + 1e-9):
         raise InputError(
-            "the thermometry does not fit its heating",
+            "the thermometry is longer than its heating",
             file=name,
             field="VolumeTiming",
             found=f"{times[0]:g} to {times[-1]:g} s",
@@ -238,12 +249,13 @@ def _temperature_course_from_frames(
         tissue.domain.crop(filled, body), dtype=torch.float64, device=tissue.maps.tumour.device
     )
     notes = [
-        f"Temperature between two images of {path.name} is linear in time; before the first and"
-        " after the last it is the body's."
+        f"The temperature is linear in time between images of {path.name}, and that of the body"
+        " before the first and after the last."
     ]
     if holes:
         notes.append(
-            f"{holes} tumour voxels that {path.name} left out have the tumour's mean temperature."
+            f"{holes} tumour voxels without a value in {path.name} have the tumour's mean"
+            " temperature."
         )
     if (hottest := float(np.nanmax(known))) > value("T_stasis"):
         notes.append(vascular_stasis_warning(hottest))

@@ -1,8 +1,5 @@
-"""Amounts of drug that are given to people, and others that are errors of unit.
-
-Formulations by name, or from a file of the user's.
-
-The schedule file: a treatment as TOML, read with every mistake named.
+"""Treatments from schedule files (TOML): validation of doses, formulations by name or file, and
+errors that name the entry.
 """
 
 from __future__ import annotations
@@ -27,21 +24,25 @@ from nanopinn.physics.plasma import Dose
 from nanopinn.physics.radiation import Fraction, RadiationCourse
 from nanopinn.physics.treatment import GivenDose, Heating, Treatment
 
-#: A dose so many times beyond the table's range is refused: doses differ from the range by a few
-#: times, errors of unit by a thousand.
+#: A dose beyond the table's range by this factor is refused as an error of unit.
 DOSE_RANGE_FACTOR = 10.0
 
 
 def validate_dose_mg(amount_mg: float, field: str, found: str, path: Path | None) -> float:
-    """The amount, unless no person is given so much or so little: plasma kinetics are those of
-    people.
+    """Check that an amount is a plausible dose for a person, whose plasma kinetics the model has.
 
     Args:
-        field, found, path: what errors name.
+        amount_mg: mg.
+        field: in errors.
+        found: the amount in words, in errors.
+        path: file of the amount, in errors.
+
+    Returns:
+        The amount.
 
     Raises:
-        InputError: it is more than ten times the largest or less than a tenth of the smallest usual
-            dose.
+        InputError: the amount is more than ten times the largest or less than a tenth of the
+            smallest usual dose.
     """
     p = PARAMETERS["Dose"]
     assert p.low is not None
@@ -53,15 +54,12 @@ def validate_dose_mg(amount_mg: float, field: str, found: str, path: Path | None
             f"{low / DOSE_RANGE_FACTOR:.2g} to {high * DOSE_RANGE_FACTOR:g}",
         )
         raise InputError(
-            "no such dose of doxorubicin is given",
+            "the dose of doxorubicin is not plausible",
             file=path,
             field=field,
             found=found,
-            expected=f"{usual} as a rule, {widest} at all",
-            remedy=(
-                "Check the unit: amounts are in mg, for a person, whose plasma kinetics the model"
-                " has."
-            ),
+            expected=f"{usual}; {widest} is accepted",
+            remedy=("Check the unit: amounts are in mg and for a person."),
         )
     return amount_mg
 
@@ -69,11 +67,13 @@ def validate_dose_mg(amount_mg: float, field: str, found: str, path: Path | None
 def find_formulation(
     name: str, folder: Path = Path(), *, file: Path | None = None, field: str = "formulation"
 ) -> Formulation:
-    """A formulation by its name or alias, or from a TOML file.
+    """Find a formulation by its name or alias, or read it from a TOML file.
 
     Args:
-        name: one that the package knows, or the path of a .toml file, from ``folder`` on.
-        file, field: that are named in errors.
+        name: of a packaged formulation, or the path of a .toml file relative to ``folder``.
+        folder: of relative paths.
+        file: in errors.
+        field: in errors.
 
     Raises:
         InputError: no formulation has the name, or as :func:`read_formulation`.
@@ -91,16 +91,19 @@ def find_formulation(
         field=field,
         found=name,
         expected=f"{', '.join(names)}, or a .toml file",
-        remedy="A file of your own may describe one: see docs/formulations.",
+        remedy="Describe it in a file of your own: see docs/formulations.",
     )
 
 
 def read_formulation(path: str | Path) -> Formulation:
-    """The formulation that a TOML file describes: see docs/formulations.
+    """Read a formulation from a TOML file: see docs/formulations.
+
+    Args:
+        path: of the file.
 
     Raises:
-        InputError: the file cannot be read, its name is taken by one of the package's, or an entry
-            is wrong; says which.
+        InputError: the file cannot be read, an entry is wrong, or the name is that of a packaged
+            formulation.
     """
     path = Path(path)
     found = parse_formulation(read_toml(path, "the formulation"), path)
@@ -120,8 +123,7 @@ def read_formulation(path: str | Path) -> Formulation:
 
 #: A number as TOML writes it: no string, no boolean.
 Number = Annotated[float, Strict()]
-#: No treatment and no simulation goes on for longer, h (two years), or has more of anything than
-#: this.
+#: Longest treatment, h (two years), and largest number of entries of one kind.
 MAX_DURATION_H, MAX_ENTRIES = 17520.0, 1000
 Hours = Annotated[Number, Field(ge=0, le=MAX_DURATION_H)]
 
@@ -175,19 +177,24 @@ class _File(_Table):
 
 
 def read_schedule(path: Path) -> Treatment:
-    """Read a schedule; a thermometry's or a formulation's file is looked for in the schedule's
-    folder.
+    """Read a schedule; files of thermometry and formulations are relative to its folder.
+
+    Args:
+        path: of the file.
 
     Raises:
-        InputError: the file cannot be read, an entry is unknown, missing or out of range, a
-            formulation is unknown, a dose is far from any that is given, two heatings overlap,
-            something happens after the end, or nothing is given.
+        InputError: the file cannot be read; an entry is unknown, missing or out of range; a
+            formulation is unknown; a dose is not plausible; two heatings overlap; an event is after
+            the end; or there is no dose.
     """
     return treatment_from_tables(read_schedule_tables(path), path)
 
 
 def read_schedule_tables(path: Path) -> dict[str, Any]:
-    """The tables of a schedule file as they stand in it.
+    """Read the tables of a schedule file without validation.
+
+    Args:
+        path: of the file.
 
     Raises:
         InputError: the file cannot be read.
@@ -198,12 +205,12 @@ def read_schedule_tables(path: Path) -> dict[str, Any]:
 def treatment_from_tables(
     tables: Mapping[str, Any], path: Path | None, formulation: Formulation | None = None
 ) -> Treatment:
-    """The schedule that a file's tables describe.
+    """Build the treatment that the tables of a schedule describe.
 
     Args:
-        path: named in errors, and its folder is where other files are looked for; None for tables
-            that stand in no file.
-        formulation: what every dose is given in, in place of what the tables say.
+        tables: of the schedule.
+        path: of the file, for errors and relative paths; None for tables without a file.
+        formulation: of every dose, in place of those of the tables.
 
     Raises:
         InputError: as :func:`read_schedule`.
@@ -225,7 +232,7 @@ def treatment_from_tables(
     )
     if not doses:
         raise InputError(
-            "nothing is given to the patient",
+            "the schedule has no dose",
             file=path,
             field="dose",
             remedy="Add a [[dose]] table.",
@@ -275,7 +282,7 @@ def _build_dose(
 def _amount_mg(d: _Dose, patient: _Patient | None, field: str, path: Path | None) -> float:
     if (d.amount_mg is None) == (d.mg_per_m2 is None):
         raise InputError(
-            "a dose needs its amount once",
+            "a dose needs one amount",
             file=path,
             field=f"{field}.amount_mg",
             expected="either amount_mg or mg_per_m2",
@@ -300,11 +307,11 @@ def _require_single_carrier(doses: tuple[GivenDose, ...], path: Path | None) -> 
     carriers = sorted({g.formulation.name for g in doses if g.formulation.circulation})
     if len(carriers) > 1:
         raise InputError(
-            "one run holds one carrier",
+            "a treatment has more than one carrier",
             file=path,
             field="dose.formulation",
             found=" and ".join(carriers),
-            remedy="Simulate them one by one, or write a schedule for each arm.",
+            remedy="Write one schedule for each carrier.",
         )
 
 
@@ -312,14 +319,14 @@ def _build_heating(h: _Heat, index: int, path: Path | None) -> Heating:
     field = f"heat {index + 1}"
     if (h.temperature_C is None) == (h.file is None):
         raise InputError(
-            "a heating needs its temperature once",
+            "a heating needs one temperature",
             file=path,
             field=f"{field}.temperature_C",
             expected="either temperature_C or file",
         )
     if h.file is not None and h.mode == "pennes":
         raise InputError(
-            "measured temperatures are imposed",
+            "measured temperatures must be imposed",
             file=path,
             field=f"{field}.mode",
             found=h.mode,
@@ -352,8 +359,7 @@ def _sort_heatings(heatings: tuple[Heating, ...], path: Path | None) -> tuple[He
                 field="heat.start_h",
                 found=b.start_s / HOUR,
                 expected=(
-                    f"at or after {(a.end_s + a.ramp_s) / HOUR:g}, when the one before has cooled"
-                    " down"
+                    f"at or after {(a.end_s + a.ramp_s) / HOUR:g}, the end of the ramp before it"
                 ),
             )
     return ordered

@@ -1,4 +1,4 @@
-"""A forward run: tissue, treatment, pools in time, and what is shown of them."""
+"""Forward simulation of a treatment in a tumour: tissue, temperature, flow, and pools in time."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def run_simulation(
     rim = None if settings.rim_mm is None else settings.rim_mm * MM
     setting = Setting(tissue.maps, tissue.grid, settings.refine, rim)
     return _simulate_treatment(
-        treatment, tissue, setting, settings, show, (time.perf_counter() - began, read)
+        treatment, tissue, setting, settings, show, read, time.perf_counter() - began
     )
 
 
@@ -85,14 +85,16 @@ def run_arm(
     *,
     progress: Progress | None = None,
 ) -> Simulation:
-    """Take one arm through a patient's tumour at the median of all that is uncertain, on the fit's
-    own grids.
+    """Simulate one arm in a patient's tumour at the medians of all inputs, on the grids of the fit.
 
     Args:
-        settings: its ``refine`` and ``rim_mm`` are the fit's here, whatever they say.
+        patient: tissue and posterior.
+        arm: the treatment.
+        settings: numerical choices; ``refine`` and ``rim_mm`` are those of the fit instead.
+        progress: called with the stage and the fraction that is done.
 
     Raises:
-        InputError: something given cannot be used.
+        InputError: an input cannot be used.
     """
     tissue = patient.tissue
     setting = Setting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
@@ -102,7 +104,6 @@ def run_arm(
         setting,
         settings or SimulationSettings(),
         progress or ignore_progress,
-        (0.0, ()),
     )
 
 
@@ -112,17 +113,15 @@ def _simulate_treatment(
     setting: Setting,
     settings: SimulationSettings,
     show: Progress,
-    before: tuple[float, tuple[Path, ...]],
+    read: tuple[Path, ...] = (),
+    reading_s: float = 0.0,
 ) -> Simulation:
-    """A treatment through a tissue; ``before`` are the seconds that reading took, and what was
-    read.
-    """
-    began, (reading, read) = time.perf_counter(), before
+    """Simulate a treatment of a tissue; ``read`` are the files that were read before."""
+    began = time.perf_counter()
     temperature, notes, more = temperature_course(treatment, tissue)
-    inputs = hash_files(
-        (*read, *tissue.files, *treatment.files, *more)
-    )  # now: they need not be there at the end
-    seconds = {"tissue": reading + time.perf_counter() - began}
+    # hashed here, because the files may be gone at the end
+    inputs = hash_files((*read, *tissue.files, *treatment.files, *more))
+    seconds = {"tissue": reading_s + time.perf_counter() - began}
     course = TreatmentTimeline(
         setting, tissue.scalars, treatment, temperature, advection=settings.advection
     )
@@ -137,7 +136,7 @@ def _simulate_treatment(
         progress=show,
         on_step=on_step,
     )
-    seconds["pools"] = reading + time.perf_counter() - began - seconds["tissue"]
+    seconds["pools"] = reading_s + time.perf_counter() - began - seconds["tissue"]
     return build_simulation(course, tissue, run, on_step, notes, seconds, inputs)
 
 

@@ -1,7 +1,5 @@
-"""What the body is exposed to: areas and peaks of drug in plasma.
-
-What is shown of a forward run: fields at the imaging times, courses over the tumour, balance of
-mass, words.
+"""Results of a forward simulation: fields at the imaging times, tumour means in time, AUC and peak
+of every pool, plasma exposure, mass balance, and a description of the treatment.
 """
 
 from __future__ import annotations
@@ -38,17 +36,17 @@ from nanopinn.solvers.nonlinear_pools import EvolutionResult
 from nanopinn.solvers.time_partition import VOXEL_LIMITS, TreatmentTimeline
 from nanopinn.studies.tissue_source import SimulatedTissue
 
-#: Times between two events at which a curve is read, then narrowed to its top.
+#: Times between two events at which a curve is evaluated, and refinements around its maximum.
 SAMPLES_PER_INTERVAL, REFINEMENTS = 33, 4
 
 
 def plasma_exposure(
     treatment: Treatment, values: Values | None = None
 ) -> tuple[PlasmaExposure, ...]:
-    """Areas by closed form and highest concentrations of encapsulated, free and unbound drug in
-    plasma.
+    """AUC in closed form and C_max of encapsulated, free and unbound drug in plasma.
 
     Args:
+        treatment: what is given.
         values: of parameters by symbol, in place of the table's.
     """
     given = treatment.plasma(values)
@@ -64,7 +62,15 @@ def plasma_exposure(
 
 
 def find_peak(curve: PlasmaInput, end_s: float) -> tuple[float, float]:
-    """When a curve is highest up to a time, s, and how high; between events it has one top at most."""
+    """Find the maximum of a plasma curve, which has at most one between two events.
+
+    Args:
+        curve: concentration in plasma.
+        end_s: end of the search, s.
+
+    Returns:
+        Time of the maximum, s, and its value.
+    """
     marks = sorted({0.0, *(e for e in curve.events() if 0 < e < end_s), end_s})
     return max(
         (_find_peak_in_interval(curve, a, b) for a, b in itertools.pairwise(marks)),
@@ -74,8 +80,7 @@ def find_peak(curve: PlasmaInput, end_s: float) -> tuple[float, float]:
 
 def _find_peak_in_interval(curve: PlasmaInput, a: float, b: float) -> tuple[float, float]:
     smooth = curve.smooth_piece_from(a)
-    # a leak that has just begun peaks soon: early times are read more densely, then the
-    # neighbourhood of the highest
+    # a leak that has just begun peaks early, so early times are denser
     times = a + (b - a) * torch.linspace(0, 1, SAMPLES_PER_INTERVAL, dtype=torch.float64) ** 3
     for _ in range(REFINEMENTS):
         k = int(smooth(times).argmax())
@@ -89,10 +94,18 @@ Array = NDArray[np.float64]
 
 
 class TumourRecorder:
-    """What a run leaves at every step: means over the tumour, and the largest value and the area
-    under the curve of every voxel.
+    """Records tumour means at every step, and the peak and AUC of every voxel.
 
-    Areas are trapezoids over the steps, whose length the run adapts to how fast pools change.
+    The AUC is a sum of trapezoids over the steps, whose length is adapted to the change of pools.
+
+    Args:
+        course: the treatment.
+
+    Attributes:
+        times: of the steps, s.
+        means: over the tumour, per tissue volume, ``(pool,)`` for each step, kg/m3.
+        peak: largest value of every pool and voxel, kg/m3.
+        area: AUC of every pool and voxel, kg s/m3.
     """
 
     def __init__(self, course: TreatmentTimeline) -> None:
@@ -123,7 +136,17 @@ def build_simulation(
     seconds: Mapping[str, float],
     read: Mapping[str, str],
 ) -> Simulation:
-    """The result of a run."""
+    """Assemble the result of a run.
+
+    Args:
+        course: the treatment.
+        tissue: in which it was simulated.
+        run: solution of the pools.
+        watch: what was recorded at every step.
+        notes: assumptions on the temperature.
+        seconds: duration of each part.
+        read: SHA-256 of every input file, by name.
+    """
     t = course.treatment
     return Simulation(
         treatment=_describe_treatment(t),
@@ -132,11 +155,9 @@ def build_simulation(
         courses=_courses(course, watch),
         balance=_balance(course, run),
         auc_maps=_tumour_maps_over_run(
-            course, tissue, watch, watch.area / HOUR, "area under the curve of", "ug h/mL"
+            course, tissue, watch, watch.area / HOUR, "AUC of", "ug h/mL"
         ),
-        peak_maps=_tumour_maps_over_run(
-            course, tissue, watch, watch.peak, "largest value of", "ug/mL"
-        ),
+        peak_maps=_tumour_maps_over_run(course, tissue, watch, watch.peak, "peak of", "ug/mL"),
         exposure=plasma_exposure(t),
         solver_statistics=f"{run}; {course.flows_solved} flows solved",
         assumptions=(*tissue.assumptions, *notes, *_notes(t)),
@@ -200,14 +221,14 @@ def _tumour_maps_over_run(
 def _pressure_maps_after_events(
     course: TreatmentTimeline, tissue: SimulatedTissue, start: FlowSolution
 ) -> list[MapEstimate]:
-    """Pressure when a heating has ended and when radiation's effect is largest, where they change
-    it.
+    """Pressure at the end of the last heating and at the largest effect of radiation, where it
+    differs from that at the start.
     """
     t, r = course.treatment, course.setting.flow_refine
     found = []
     moments = {
-        "heat": ("when the last heating has ended", _last_heating_end(t)),
-        "radiation": ("when radiation changes most", _radiation_peak_time(t)),
+        "heat": ("at the end of the last heating", _last_heating_end(t)),
+        "radiation": ("at the largest effect of radiation", _radiation_peak_time(t)),
     }
     for name, (what, at) in moments.items():
         if at is not None and (flow := course.flow(at)[0]) is not start:
@@ -314,24 +335,24 @@ def _notes(t: Treatment) -> list[str]:
     notes = [
         (
             "Plasma kinetics are those of the population in the parameter table; drug that leaves"
-            " the tumour is not followed back to the body."
+            " the tumour does not return to the plasma."
         ),
         (
             f"Microvessels are a well-mixed pool with a transit time of {value('tau_c'):g} s (from"
-            " memory, 2 to 15 s in the literature); transit time does not answer to heat."
+            " memory, 2 to 15 s in the literature); heat does not change the transit time."
         ),
-        "Uptake by cells saturates; cells do not divide, die or pump drug out.",
+        "Uptake by cells saturates; division, death and active efflux of cells are not modelled.",
     ]
     if t.radiation.fractions:
         notes.append(
-            "Radiation changes vessels and pressure by medians, of wide priors unless two scans"
-            " were given: it is inconsistent in the literature even in direction."
+            "The effect of radiation on vessels and pressure is the median of wide priors, unless"
+            " two scans were given; the literature is inconsistent even in its direction."
         )
     notes += heat_assumptions(t)
     if t.changes_tissue:
         notes.append(
-            "What changes flow and walls is held for stretches of at most"
-            f" {VOXEL_LIMITS.max_segment_s / HOUR:g} h, in which no factor moves by more than"
+            "Effects on flow and vessel walls are constant within time segments of at most"
+            f" {VOXEL_LIMITS.max_segment_s / HOUR:g} h, in which no factor changes by more than"
             f" {VOXEL_LIMITS.log_factor_change:.0%}."
         )
     return notes

@@ -1,6 +1,4 @@
-"""Where the tissue of a simulation comes from: a result folder, the digital phantom, or maps in
-files.
-"""
+"""Tissue of a simulation: from a result, from the digital phantom, or from maps."""
 
 from __future__ import annotations
 
@@ -80,12 +78,17 @@ class MapFiles:
 
 @dataclass(frozen=True)
 class SimulatedTissue:
-    """Tissue in a box around a tumour, ready to be solved, and what was assumed to make it so.
+    """Tissue in a box around a tumour, and the assumptions behind it.
 
     Attributes:
-        scalars: of the model (SI) where they differ from the table's, and weights ``(k,)`` of
-            functions.
-        affine, mask: of the image that the box was cut from.
+        maps: of the tissue.
+        grid: of the box.
+        domain: the box within the image.
+        scalars: of the model, SI, where they differ from the table's; weights of functions
+            ``(k,)``.
+        affine: of the image.
+        mask: tumour in the image.
+        assumptions: one sentence each.
         files: that were read.
     """
 
@@ -101,7 +104,7 @@ class SimulatedTissue:
 
 @dataclass(frozen=True)
 class _InputMaps:
-    """Maps ``(x, y, z)`` as they are, NaN where nothing is known; ``Ktrans`` in 1/s."""
+    """Maps ``(x, y, z)`` as given, NaN where missing; ``Ktrans`` in 1/s."""
 
     Ktrans: Array
     ve: Array
@@ -112,15 +115,19 @@ class _InputMaps:
 
 
 def tissue_from_phantom(settings: PhantomSettings, device: str) -> SimulatedTissue:
-    """The tumour that ``nanopinn phantom`` draws with these settings, averaged to its voxels, with
-    its true scalars.
+    """Tissue of the digital phantom, averaged to its voxels, with its true scalars.
+
+    Args:
+        settings: of the phantom.
+        device: of the tensors.
 
     Raises:
-        InputError: they change it as radiation does, which a treatment must say.
+        InputError: the settings have factors on the tissue's properties, which belong to the
+            treatment.
     """
     if settings.factors:
         raise InputError(
-            "a treatment irradiates the phantom, not its settings",
+            "effects of radiation belong to the treatment, not to the phantom",
             field="factors",
             remedy="Put fractions into the schedule.",
         )
@@ -143,14 +150,19 @@ def tissue_from_phantom(settings: PhantomSettings, device: str) -> SimulatedTiss
         np.diag([hx, hy, hz, 1.0]),
     )
     note = (
-        f"Tissue and scalars are those of the digital phantom of seed {settings.seed}, averaged to"
-        " voxels: known, not measured."
+        f"Tissue and scalars are the true ones of the digital phantom of seed {settings.seed},"
+        " averaged to voxels."
     )
     return _build_tissue_in_box(found, scalars, [note], (), device)
 
 
 def tissue_from_files(files: MapFiles, assume_ph: float | None, device: str) -> SimulatedTissue:
     """Tissue of maps, with table values for every scalar.
+
+    Args:
+        files: the maps.
+        assume_ph: pH of the tumour where there is no map of it.
+        device: of the tensors.
 
     Raises:
         InputError: a map cannot be read or holds something else, grids differ, the mask is empty,
@@ -176,11 +188,16 @@ _RESULT_MAPS = {"ktrans": "Ktrans", "ve": "ve", "vp": "vp", "mask": "mask", "ph"
 def tissue_from_result_folder(
     folder: Path, assume_ph: float | None, device: str
 ) -> SimulatedTissue:
-    """Tissue of the maps of a result folder of a fit or of imaging; scalars are a fit's posterior
-    medians.
+    """Tissue of the maps of a result folder of a fit or of imaging, with the posterior medians of
+    the fit as scalars.
+
+    Args:
+        folder: the result folder.
+        assume_ph: pH of the tumour where there is no map of it.
+        device: of the tensors.
 
     Raises:
-        InputError: it is no such folder, or as :func:`tissue_from_files`.
+        InputError: the folder is no such result, or as :func:`tissue_from_files`.
     """
     names = (*_RESULT_MAPS.values(), "ve_std", "vp_std")
     maps = {n: path for n in names if (path := folder / "maps" / f"{n}.nii.gz").is_file()}
@@ -192,7 +209,12 @@ def tissue_from_result_folder(
 def tissue_from_result(
     result: FitResult | ImagingMaps, assume_ph: float | None, device: str
 ) -> SimulatedTissue:
-    """Tissue of a fit or of imaging maps in memory; scalars are a fit's posterior medians.
+    """Tissue of a fit or imaging maps in memory, with the posterior medians of the fit as scalars.
+
+    Args:
+        result: the fit, or the maps.
+        assume_ph: pH of the tumour where there is no map of it.
+        device: of the tensors.
 
     Raises:
         InputError: as :func:`tissue_from_files`.
@@ -237,8 +259,8 @@ def _tissue_from_result(
             expected="maps of Ktrans, ve, vp and the mask",
             remedy="Give the result of such a run; a fit of etofts has all of them.",
         )
-    said = {key: f"map {_RESULT_MAPS[key]} of the result" for key in sources}
-    found, notes = _read_maps(sources, assume_ph, said)
+    labels = {key: f"map {_RESULT_MAPS[key]} of the result" for key in sources}
+    found, notes = _read_maps(sources, assume_ph, labels)
     stds = {n: maps[f"{n}_std"] for n in ("ve", "vp") if f"{n}_std" in maps}
     found, shrunk = _shrink_noisy_maps(found, stds)
     scalars, source = _posterior_medians(fitted)
@@ -248,13 +270,13 @@ def _tissue_from_result(
 
 def _posterior_medians(fitted: Sequence[ScalarEstimate] | None) -> tuple[dict[str, float], str]:
     if fitted is None:
-        return {}, "The result is of imaging alone: every scalar of the model has its table value."
+        return {}, "The result is of imaging only: every scalar of the model has its table value."
     named = {s.name: s for s in fitted}
     known = [u for u in scalar_unknowns() if u.name in named]
     informed = [u.label for u in known if named[u.name].informed]
     source = (
-        "Scalars are the fit's posterior medians; of these the images informed"
-        f" {', '.join(informed) or 'none'}, the others are priors."
+        "Scalars are the posterior medians of the fit; the images informed"
+        f" {', '.join(informed) or 'none'} of these, the others are prior-dominated."
     )
     return {u.name: named[u.name].median / u.per_unit for u in known}, source
 
@@ -262,24 +284,24 @@ def _posterior_medians(fitted: Sequence[ScalarEstimate] | None) -> tuple[dict[st
 def _shrink_noisy_maps(
     found: _InputMaps, stds: Mapping[str, Path | ArrayVolume]
 ) -> tuple[_InputMaps, list[str]]:
-    """ve and vp shrunk to the tumour's mean as far as their standard deviations ask, as in fits."""
-    drawn = {
+    """Shrink ve and vp to the tumour's mean by empirical Bayes, as in fits."""
+    shrunk = {
         name: shrink_to_tumour_mean(getattr(found, name), read_map(std)[0], found.mask)[0]
         for name, std in stds.items()
     }
-    if not drawn:
+    if not shrunk:
         return found, []
     plain = {f.name: getattr(found, f.name) for f in fields(found)}
-    return _InputMaps(**{**plain, **drawn}), [
-        f"Voxels of {' and '.join(drawn)} are shrunk to the tumour's mean according to their"
+    return _InputMaps(**{**plain, **shrunk}), [
+        f"Voxels of {' and '.join(shrunk)} are shrunk to the tumour's mean according to their"
         " standard deviations."
     ]
 
 
 def _read_maps(
-    paths: Mapping[str, Path | ArrayVolume], assume_ph: float | None, said: Mapping[str, str]
+    paths: Mapping[str, Path | ArrayVolume], assume_ph: float | None, labels: Mapping[str, str]
 ) -> tuple[_InputMaps, list[str]]:
-    """Read maps, all on the grid of Ktrans; ``said`` is what the user calls each."""
+    """Read maps, all on the grid of Ktrans; ``labels`` are their names in errors."""
     values: dict[str, Array] = {}
     affine, shape = np.eye(4), (0, 0, 0)
     for name in sorted(paths, key=lambda n: n != "ktrans"):
@@ -290,17 +312,17 @@ def _read_maps(
             raise InputError(
                 "the maps are not on one grid",
                 file=paths[name],
-                field=said[name],
+                field=labels[name],
                 found="x".join(map(str, values[name].shape)),
                 expected=f"shape and affine of {paths['ktrans'].name}, {'x'.join(map(str, shape))}",
-                remedy="Resample it, or let `nanopinn maps` make all of them.",
+                remedy="Resample it, or compute all maps from one scan.",
             )
     mask = values["mask"] > 0.5
     if not mask.any():
         raise InputError(
             "the mask is empty",
             file=paths["mask"],
-            field=said["mask"],
+            field=labels["mask"],
             expected="voxels above 0.5",
             remedy="Draw the tumour.",
         )
@@ -312,14 +334,16 @@ def _read_maps(
         ("ph", LOWEST_PH, HIGHEST_PH, "an extracellular pH"),
     ):
         if name in values:
-            _require_plausible_median(values[name], mask, low, high, what, paths[name], said[name])
+            _require_plausible_median(
+                values[name], mask, low, high, what, paths[name], labels[name]
+            )
     pH, more = _choose_ph_map(values.get("ph"), assume_ph, mask)
     measured = _InputMaps(
         values["ktrans"] * factor, values["ve"], values["vp"], smooth_pH(pH, mask), mask, affine
     )
     smooth = (
-        f"pH is smoothed (local paraboloids, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before it"
-        " drives release, as in fits."
+        f"pH is smoothed (local paraboloids, Gaussian of {PH_SMOOTHING_VOXELS:g} voxels) before the"
+        " release rate is computed, as in fits."
     )
     return measured, [*notes, *(more or [smooth])]
 
@@ -327,7 +351,7 @@ def _read_maps(
 def _ktrans_unit(path: Path | ArrayVolume) -> tuple[float, list[str]]:
     unit = read_sidecar(path).get("Unit")
     if unit is None:
-        return KTRANS_UNITS["1/min"], [f"{path.name} has no Unit in a sidecar: taken as 1/min."]
+        return KTRANS_UNITS["1/min"], [f"{path.name} has no Unit in a sidecar: 1/min is assumed."]
     if unit not in tuple(KTRANS_UNITS):
         raise InputError(
             "the unit of Ktrans is not known",
@@ -391,7 +415,7 @@ def _build_tissue_in_box(
     files: tuple[Path | ArrayVolume, ...],
     device: str,
 ) -> SimulatedTissue:
-    """Cut the box around the tumour and fill what was not measured."""
+    """Fill missing voxels and cut the box around the tumour."""
     spacing = tuple(float(h) * MM for h in np.linalg.norm(found.affine[:3, :3], axis=0))
     inside, domain = found.mask, Domain.from_mask(found.mask, spacing, MARGIN_M)
     layers = {"Ktrans": found.Ktrans, "ve": found.ve, "vp": found.vp, "pH": found.pH}
@@ -402,15 +426,15 @@ def _build_tissue_in_box(
     notes = [
         *notes,
         *(
-            f"{n} tumour voxels without {name} carry the tumour's median."
+            f"{n} tumour voxels without {name} have the tumour's median."
             for name, n in holes.items()
             if n
         ),
     ]
     notes.append(
-        "Filtration and the permeability of the wall follow the map of Ktrans inside the tumour;"
-        " porosity is ve. Outside the tumour flow and walls have the table's values for normal"
-        f" tissue; {MARGIN_M / MM:g} mm of it are solved around the tumour."
+        "Filtration and the permeability of vessel walls are proportional to Ktrans inside the"
+        " tumour; the porosity is ve. Outside the tumour flow and walls have the table's values for"
+        f" normal tissue, of which {MARGIN_M / MM:g} mm around the tumour are solved."
     )
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
     return SimulatedTissue(maps, grid, domain, scalars, found.affine, inside, tuple(notes), files)

@@ -161,7 +161,7 @@ def test_a_heating_is_made_longer_without_touching_anything_else(compared: Compa
     )
 
 
-def test_radiation_that_changes_nothing_gains_nothing_and_one_that_opens_walls_delivers_more(
+def test_radiation_without_effect_changes_nothing_and_with_open_walls_more_arrives(
     monkeypatch: pytest.MonkeyPatch,
 ):
     from nanopinn.studies.arms import draws as drawing

@@ -30,7 +30,7 @@ DRAWS, GROUPS, X = 21, 3, 61
 
 
 def exposure(reach_um: float, spread_um: float = 0.0, beyond: float = 0.3) -> Exposure:
-    """Cells die as far as ``reach_um`` from the vessel, in some draws less far, in others farther."""
+    """Cells die within ``reach_um`` from the vessel, which varies between draws."""
     x = torch.linspace(0.0, 150e-6, X, dtype=torch.float64)
     reach = reach_um + spread_um * torch.linspace(-1, 1, DRAWS, dtype=torch.float64)
     reach = torch.cat([reach.median()[None], reach])[:, None].expand(-1, GROUPS)
@@ -75,7 +75,7 @@ def exposure(reach_um: float, spread_um: float = 0.0, beyond: float = 0.3) -> Ex
 VOXELS = np.array([1.0, 2.0, 7.0])
 
 
-def test_a_mean_over_the_tumour_weighs_groups_by_their_voxels_and_skips_those_without_such_tissue():
+def test_a_tumour_mean_weighs_clusters_by_their_voxels_with_such_tissue():
     values = torch.tensor([[1.0, 4.0, float("nan")]], dtype=torch.float64)
     assert tumour_mean(values, VOXELS)[0] == pytest.approx((1 * 1 + 2 * 4) / 3)
     shares = torch.tensor([[0.5, 0.25, 0.1]], dtype=torch.float64)

@@ -155,7 +155,7 @@ def test_thermometry_stands_beside_the_schedule(tmp_path: Path) -> None:
 @for_each(
     "text, words",
     [
-        (RUN, ["nothing is given", "dose"]),
+        (RUN, ["no dose", "dose"]),
         (DOSE, ["run", "missing"]),
         (
             DOSE.replace("amount_mg = 90", "amount_mg = 0") + RUN,

@@ -45,10 +45,8 @@ def ishigami(at: Mapping[str, Array]) -> dict[str, Array]:
     }
 
 
-def test_indices_of_ishigamis_function_are_its_known_ones_and_what_does_nothing_ranks_last() -> (
-    None
-):
-    """First .3139, .4424, 0 and total .5576, .4424, .2437 (Ishigami and Homma 1990, a = 7, b = .1)."""
+def test_indices_of_ishigamis_function_are_known_and_an_idle_input_ranks_last() -> None:
+    """First .3139, .4424, 0, total .5576, .4424, .2437 (Ishigami and Homma 1990, a = 7, b = .1)."""
     found = rank_inputs(ANGLES, ishigami, trajectories=40, leading=3, points=1024)["y"]
     assert found.inputs[-1] == "idle"
     assert found.effect[-1] == 0.0

@@ -124,9 +124,7 @@ def after(
     ].mean(dim=-1)
 
 
-def test_twice_the_dose_is_twice_the_drug_where_uptake_is_linear_and_less_in_cells_where_it_saturates() -> (
-    None
-):
+def test_twice_the_dose_is_twice_the_drug_unless_uptake_saturates() -> None:
     once, twice = (treatment(FREE, (Dose(0.0, m),)) for m in (90e-6, 180e-6))
     assert after(twice, (0.2, 6.0), saturable=False) / after(
         once, (0.2, 6.0), saturable=False
@@ -140,9 +138,7 @@ def test_twice_the_dose_is_twice_the_drug_where_uptake_is_linear_and_less_in_cel
 FULL_FREE = ("free", "bound", "intracellular", "nuclear", "vessel free")
 
 
-def test_heat_brings_more_drug_from_a_thermosensitive_liposome_and_is_not_asked_for_free_drug() -> (
-    None
-):
+def test_heat_releases_more_drug_from_a_thermosensitive_liposome() -> None:
     cold, hot = (
         released(run(treatment(THERMOSENSITIVE, heat=h))) for h in ((), warm(60, ramp_s=0.0))
     )
@@ -194,9 +190,7 @@ def test_another_imaging_time_changes_nothing() -> None:
         assert more.means(name)[[1, 3]] == pytest.approx(few.means(name), rel=2e-3, abs=2e-5), name
 
 
-def test_halving_the_parts_in_which_heat_is_held_changes_released_drug_by_less_than_half_a_percent() -> (
-    None
-):
+def test_halving_the_segments_of_release_changes_released_drug_by_below_half_a_percent() -> None:
     rise = (Heating(0.0, 600.0, 600.0, "imposed", 316.15, None),)
     t = treatment(THERMOSENSITIVE, heat=rise, end_h=1 / 6)
     coarse, fine = (after(t, (1 / 6,), share=s)[:, 1:5].sum(dim=1) for s in (0.05, 0.025))
@@ -272,9 +266,7 @@ def test_an_emptied_pool_stays_where_its_transporter_can_fill_it() -> None:
     )
 
 
-def test_flow_is_solved_once_without_radiation_and_falls_with_the_driving_pressure_under_it() -> (
-    None
-):
+def test_flow_is_solved_once_unless_radiation_changes_the_driving_pressure() -> None:
     tissue = tissue_from_phantom(SMALL, "cpu")
     setting = Setting(tissue.maps, tissue.grid, 1)
     still = TreatmentTimeline(setting, tissue.scalars, treatment(FREE))
@@ -291,7 +283,7 @@ def test_flow_is_solved_once_without_radiation_and_falls_with_the_driving_pressu
     )  # normal tissue keeps its own driving pressure
 
 
-def test_a_users_carrier_crosses_walls_as_its_file_says_whatever_the_patients_fit_found(
+def test_a_users_carrier_has_the_permeability_of_its_file_not_that_of_the_fit(
     tmp_path: Path,
 ) -> None:
     text = (
@@ -318,9 +310,7 @@ def test_a_users_carrier_crosses_walls_as_its_file_says_whatever_the_patients_fi
     )
 
 
-def test_heat_lowers_the_pressure_and_lets_more_carriers_through_unless_its_effects_are_left_out() -> (
-    None
-):
+def test_heat_lowers_pressure_and_opens_walls_unless_its_effects_are_left_out() -> None:
     tissue = tissue_from_phantom(SMALL, "cpu")
     setting, inside = Setting(tissue.maps, tissue.grid, 1), tissue.maps.tumour > 0.5
     with_effects = treatment(THERMOSENSITIVE, heat=warm(60, ramp_s=0.0), end_h=72.0)
@@ -344,7 +334,7 @@ def test_heat_lowers_the_pressure_and_lets_more_carriers_through_unless_its_effe
     assert len(without.segments()) < len(course.segments())
 
 
-def test_parts_follow_what_heat_does_and_are_long_where_it_rests() -> None:
+def test_segments_are_short_where_heat_acts_and_long_where_it_does_not() -> None:
     tissue = tissue_from_phantom(SMALL, "cpu")
     t = treatment(THERMOSENSITIVE, heat=warm(60, ramp_s=0.0), end_h=240.0, images_h=())
     parts = TreatmentTimeline(Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t).segments()
@@ -357,7 +347,7 @@ def test_parts_follow_what_heat_does_and_are_long_where_it_rests() -> None:
     assert len(resting) < 19 * HOUR / (4 * HOUR) + 2
 
 
-def test_finer_parts_change_what_heat_brings_by_less_than_half_a_percent() -> None:
+def test_finer_segments_change_released_drug_by_less_than_half_a_percent() -> None:
     t = treatment(THERMOSENSITIVE, heat=warm(30, ramp_s=0.0), end_h=2.0, images_h=(2.0,))
     tissue = tissue_from_phantom(SMALL, "cpu")
     found = []
@@ -385,9 +375,7 @@ def course_of(heat: tuple[Heating, ...]) -> tuple[TemperatureCourse, torch.Tenso
     return course, tissue.maps.tumour > 0.5
 
 
-def test_pennes_warms_a_small_tumour_less_than_asked_and_lets_it_cool_to_the_bodys_temperature() -> (
-    None
-):
+def test_pennes_equation_warms_a_small_tumour_below_the_target_and_lets_it_cool() -> None:
     imposed, inside = course_of(warm(60))
     solved, _ = course_of(warm(60, "pennes"))
     body = value("T_body")

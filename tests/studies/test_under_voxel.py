@@ -207,7 +207,7 @@ def together() -> Exposure:
 
 
 def test_a_draw_alone_is_the_draw_in_its_batch(together: Exposure) -> None:
-    """Steps are chosen for all together, nothing else: the distance is what the tolerance leaves."""
+    """Only the steps are common to all draws: the difference is that of the tolerance."""
     for d in (0, 3):
         alone = solve_exposure(under(slice(d, d + 1), FACTORS, ramp=0.0), treatment(ramp=0.0))
         for name in ("free", "cells", "peak_intracellular", "auc_free"):
@@ -246,7 +246,7 @@ def test_batches_of_draws_are_joined_in_order(together: Exposure) -> None:
         )
 
 
-def test_draws_do_not_speak_to_one_another(together: Exposure) -> None:
+def test_draws_do_not_influence_one_another(together: Exposure) -> None:
     """Nothing that another draw holds and that moves no drug changes what one sees."""
     other = under(factors=FACTORS, ramp=0.0)
     values = {**other.values, "EC50_i": other.values["EC50_i"] * tensor((1.0, 5.0, 5.0, 5.0))}
@@ -256,7 +256,7 @@ def test_draws_do_not_speak_to_one_another(together: Exposure) -> None:
     assert torch.all(theirs[1:] > mine[1:])
 
 
-def test_time_is_cut_where_release_drifts_and_where_factors_move() -> None:
+def test_time_is_divided_where_release_and_where_factors_change() -> None:
     t = treatment(ramp=300.0)
     course = MicroscaleTimeline(under(ramp=300.0), t)
     parts = course.segments()
@@ -278,7 +278,7 @@ def test_time_is_cut_where_release_drifts_and_where_factors_move() -> None:
     assert len([p for p in later if p.start >= 3 * HOUR]) == 1
 
 
-def test_coefficients_in_the_middle_of_parts_are_fine_enough() -> None:
+def test_coefficients_at_the_middle_of_segments_are_accurate_enough() -> None:
     """Against parts a fifth as long: the peak in cells moves less than half a percent, in a heating
     that is mostly ramps.
     """

@@ -1,5 +1,5 @@
-"""Comparison of treatment arms in one tumour: on the voxel grid at the medians of all inputs, and in
-the sub-voxel model for every draw.
+"""Comparison of treatment arms in one tumour: on the voxel grid at the medians of all inputs, and
+in the sub-voxel model for every draw.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def _features(patient: Patient) -> Tensor:
 
 
 def _merge_small_clusters(labels: Tensor, values: Tensor) -> Tensor:
-    """Assign voxels of the smallest cluster to the nearest other centre, until no cluster is small."""
+    """Merge the smallest cluster with the nearest others until no cluster is small."""
     while True:
         groups, counts = labels.unique(return_counts=True)
         if len(groups) == 1 or int(counts.min()) >= MIN_CLUSTER_FRACTION * len(labels):

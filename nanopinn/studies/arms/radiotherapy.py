@@ -156,7 +156,7 @@ def _permeability(ended: FittedProblem, of_flow: Sequence[int]) -> tuple[float, 
 
 
 def _ktrans_error(fit: FitResult, shared_sd: float) -> float:
-    """sd of ln of the tumour's mean Ktrans: voxels err independently, the arterial input for all."""
+    """sd of ln of the tumour's mean Ktrans, with independent voxels and a shared arterial input."""
     found = fit.maps["Ktrans"]
     assert found.std is not None
     known = fit.mask & np.isfinite(found.values) & np.isfinite(found.std)
@@ -194,7 +194,7 @@ def _notes(fits: Sequence[FitResult], shared_sd: float) -> tuple[str, ...]:
     ]
     if not shared_sd and not all(AIF_SCALE in [s.name for s in f.scalars] for f in fits):
         notes.append(
-            "The arterial inputs of both scans are assumed to be exact: an error in the scale of one"
+            "The arterial inputs of both scans are assumed to be exact: an error in one scale"
             " appears as a change of Ktrans and q."
         )
     return tuple(notes)

@@ -218,7 +218,7 @@ def _values(inputs: Sequence[UncertainInput], X: Array) -> dict[str, Array]:
 
 
 def _complete_blocks(Y: Array, block: int, outcome: str) -> tuple[NDArray[np.bool_], float]:
-    """Rows of the blocks (trajectories, or Sobol points) in which the outcome exists throughout, and
+    """Rows of the blocks (trajectories or Sobol points) in which the outcome exists throughout, and
     their fraction.
     """
     complete: NDArray[np.bool_] = np.all(np.isfinite(Y).reshape(-1, block), axis=1)
