@@ -81,7 +81,7 @@ class PhantomSettings(BaseModel):
         conductivity_sd: standard deviation of ln K over the tumour, smooth over 1.5 mm.
         release_sd: standard deviation of ln of the release rate about its law of pH, smooth over
             1.5 mm.
-        pore_error: relative excess of the contrast agent's distribution volume over that of the drug.
+        pore_error: relative excess of the contrast agent's distribution volume over the drug's.
         factors: factors on properties of the tumour, as after radiation; they change the noise too.
         cut_voxels: voxels by which the field of view is cut along x, through the tumour if many.
     """
