@@ -153,13 +153,13 @@ def write_study(folder: Path, study: SyntheticStudy) -> None:
     """
     named = {**study.images, **{f"truth/{name}": v for name, v in study.truth.items()}}
     for name, volume in named.items():
-        held = as_array_volume(volume, name)
-        spacing = 0.0 if np.isnan(held.frame_spacing_s) else held.frame_spacing_s
+        array = as_array_volume(volume, name)
+        spacing = 0.0 if np.isnan(array.frame_spacing_s) else array.frame_spacing_s
         write_volume(
             folder / f"{name}.nii.gz",
             np.asarray(volume),
-            held.affine,
-            sidecar=held.sidecar or None,
+            array.affine,
+            sidecar=array.sidecar or None,
             frame_spacing_s=spacing,
         )
     write_json(folder / "truth" / "parameters.json", study.parameters)
@@ -231,13 +231,9 @@ class _ScanSimulation:
         """DCE series and VFA set: the signal of the voxel's fine cells, averaged, with noise."""
         base = signal(S0, self.anatomy.T1, TR_S, FLIP_DEG)
         sd = float(self.voxels(base)[self.mask].mean()) / self.settings.snr
+        contrast = np.nan_to_num(self.truth.contrast)
         series = signal_from_concentration(
-            np.nan_to_num(self.truth.contrast),
-            base,
-            self.anatomy.T1,
-            TR_S,
-            FLIP_DEG,
-            value("r1_Gd"),
+            contrast, base, self.anatomy.T1, TR_S, FLIP_DEG, value("r1_Gd")
         )
         shared: dict[str, Any] = {"RepetitionTimeExcitation": TR_S, "MagneticFieldStrength": 3.0}
         self.images["dce"] = self.volume(
@@ -352,10 +348,9 @@ class _ScanSimulation:
             self.true_maps[name] = self.volume(self.voxels(values), Unit=unit)
         for name, logarithm in a.fields.items():
             self.true_maps[f"{name}_factor"] = self.volume(np.exp(self.voxels(logarithm)), Unit="1")
+        frames = [float(f) for f in self.frames]
         self.true_maps["contrast"] = self.volume(
-            self.voxels(t.contrast),
-            Unit="mM",
-            FrameTimes=[float(f) for f in self.frames],
+            self.voxels(t.contrast), Unit="mM", FrameTimes=frames
         )
         times = [float(x) for x in t.drug_times_s]
         for name, values in t.drug.items():
@@ -365,13 +360,11 @@ class _ScanSimulation:
 
     def truth_parameters(self) -> dict[str, Any]:
         """True scalars, settings and grid."""
+        cells = "x".join(str(n) for n in self.anatomy.tumour.shape)
         return {
             "scalars_SI": dict(self.truth.scalars),
             "settings": json.loads(self.settings.model_dump_json()),
-            "grid": (
-                f"truth solved on {'x'.join(str(n) for n in self.anatomy.tumour.shape)} cells,"
-                " SDIRK3"
-            ),
+            "grid": f"truth solved on {cells} cells, SDIRK3",
         }
 
 
@@ -412,19 +405,16 @@ def make_phantom_dataset(
     with atomic_output_folder(Path(out), overwrite=False) as part:
         rows = [_write_subject(part, i, count, settings, progress) for i in range(count)]
         write_bytes(part / "participants.tsv", format_tsv(rows))
-        write_json(
-            part / "participants.json",
-            {"seed": {"Description": "of anatomy, parameters and noise"}},
-        )
+        columns = {"seed": {"Description": "of anatomy, parameters and noise"}}
+        write_json(part / "participants.json", columns)
         write_bytes(
             part / "README",
             b"Synthetic tumours simulated by nanopinn phantom; the truth is in sourcedata.\n"
             b"No person was scanned.\n",
         )
-        write_raw_description(part, "nanopinn phantoms", "nanopinn phantom", __version__)
-        write_raw_description(
-            part / MASKS, "true masks of nanopinn phantoms", "nanopinn phantom", __version__
-        )
+        named = ((part, "nanopinn phantoms"), (part / MASKS, "true masks of nanopinn phantoms"))
+        for folder, name in named:
+            write_raw_description(folder, name, "nanopinn phantom", __version__)
     progress("done", 1.0, {})
     return Path(out)
 
@@ -437,10 +427,8 @@ def _write_subject(
     progress(f"subject {i + 1} of {count}", i / count, {})
     made = make_phantom(part / "sourcedata" / sub, settings.model_copy(update={"seed": seed}))
     for old, new in _bids_names(made, sub):
-        for source, target in (
-            (made / f"{old}.nii.gz", part / f"{new}.nii.gz"),
-            (made / f"{old}.json", part / f"{new}.json"),
-        ):
+        for ending in (".nii.gz", ".json"):
+            source, target = made / f"{old}{ending}", part / f"{new}{ending}"
             if source.is_file():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.rename(source, target)

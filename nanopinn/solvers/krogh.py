@@ -25,6 +25,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from nanopinn.physics.drug_pools import DRUG_POOLS
 from nanopinn.physics.pools import Entries, PoolCoefficients, SaturableTransfer
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.solvers.fluxes import TransportOperator
@@ -326,7 +327,8 @@ class KroghSolution:
 
 def intracellular_drug(U: Tensor, names: Sequence[str]) -> Tensor:
     """Drug in cells and their nuclei, of pools ``(..., pool, cluster, class, r)``."""
-    there = [U[..., names.index(n), :, :, :] for n in ("intracellular", "nuclear") if n in names]
+    cellular = {name for name, pool in DRUG_POOLS.items() if pool.volume == "tissue"}
+    there = [U[..., p, :, :, :] for p, name in enumerate(names) if name in cellular]
     return sum(there, torch.zeros_like(U[..., 0, :, :, :]))
 
 

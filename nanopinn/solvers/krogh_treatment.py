@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.parameters.table import Number, parameter_lookup
+from nanopinn.physics.drug_pools import DRUG_POOLS
 from nanopinn.physics.heat import TemperatureCourse, TemperatureSegment
 from nanopinn.physics.plasma import SampledPlasmaCurves
 from nanopinn.physics.pools import PoolCoefficients
@@ -203,7 +204,7 @@ def solve_exposure(
     """
     timeline = MicroscaleTimeline(model, treatment, limits)
     detail, cylinders = timeline.detail, model.cylinders()
-    vessels = [p for p, name in enumerate(detail.pools) if name.startswith("vessel")]
+    vessels = [p for p, name in enumerate(detail.pools) if DRUG_POOLS[name].volume == "plasma"]
     save = sorted({*(times_s or treatment.images_s or (treatment.end_s,)), treatment.end_s})
     return simulate_exposure(
         timeline.intervals(cylinders),
