@@ -121,13 +121,13 @@ def test_without_drug_images_the_release_law_is_reported_beside_the_scaling(
 def test_imprecise_kinetic_maps_are_named_with_their_median_error(
     problem, expansion, Ktrans, ve, named
 ) -> None:
-    spread = torch.zeros_like(problem.kinetic_covariance)
+    covariance = torch.zeros_like(problem.kinetic_covariance)
     for i, sd in enumerate((Ktrans, ve)):
         # voxels outside the tumour do not count
-        spread[i, i] = torch.where(problem.setting.maps.tumour > 0.5, sd**2, 1.0)
+        covariance[i, i] = torch.where(problem.setting.maps.tumour > 0.5, sd**2, 1.0)
     sentences = [
         words
-        for words in describe_limits(replace(problem, kinetic_covariance=spread), expansion)
+        for words in describe_limits(replace(problem, kinetic_covariance=covariance), expansion)
         if "maps are imprecise" in words
     ]
     assert len(sentences) == bool(named)

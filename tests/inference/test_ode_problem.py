@@ -364,7 +364,7 @@ def test_the_network_and_gauss_newton_agree_on_diffusion_and_reaction() -> None:
         (lambda: TimeSeries.from_state("v", [1.0, 2.0], [1.0, 1.0], noise_sd=0.0), "positive"),
         (lambda: TimeSeries("v", np.array([1.0]), np.ones((2, 1)), np.array([0]), None), "match"),
         (lambda: Unknown.with_prior("k", -1.0, 1.0), "median"),
-        (lambda: Unknown.with_prior("k", 1.0, 0.0), "spread"),
+        (lambda: Unknown.with_prior("k", 1.0, 0.0), "positive standard deviation"),
     ],
 )
 def test_invalid_series_and_priors_are_refused(change, words) -> None:
