@@ -304,7 +304,7 @@ def test_unknown_choice_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
         tmp_path / "out",
     )
     (tmp_path / "c.toml").write_text("[imaging]\nmodel = '2cxm'\n")
-    refused(asked(*fit, "--config", tmp_path / "c.toml"), "--model", "nanopinn maps")
+    refused(asked(*fit, "--config", tmp_path / "c.toml"), "model", "maps alone")
     assert not (tmp_path / "out").exists()
 
 
