@@ -121,12 +121,12 @@ class Exposure:
 _PLAIN = ("times_s", "far_distance_m", "lethal", "mass_balance_error", "steps")
 
 
-def _concatenate(of: Sequence[Any]) -> Any:
-    """Tensors along their draws, or mappings of such."""
+def _concatenate(parts: Sequence[Any]) -> Any:
+    """Join tensors, or mappings of tensors, along the draws."""
     return (
-        torch.cat(list(of))
-        if isinstance(of[0], Tensor)
-        else {k: _concatenate([v[k] for v in of]) for k in of[0]}
+        torch.cat(list(parts))
+        if isinstance(parts[0], Tensor)
+        else {k: _concatenate([v[k] for v in parts]) for k in parts[0]}
     )
 
 
@@ -277,10 +277,10 @@ def compute_exposure(
     def mean(values: Tensor) -> Tensor:
         return cylinders.tissue_mean(values).unflatten(0, (draws, -1))
 
-    def each(of: _ByPopulation) -> _ByPopulation:
+    def each(values: _ByPopulation) -> _ByPopulation:
         return {
             law: {kind: v.unflatten(0, (draws, -1)) for kind, v in kinds.items()}
-            for law, kinds in of.items()
+            for law, kinds in values.items()
         }
 
     return Exposure(
@@ -356,10 +356,10 @@ def _count_kill(
     }
     S = accumulator.survival(exposures, resistance)
 
-    def over(of: Mapping[str, Tensor]) -> _ByPopulation:
+    def over(values: Mapping[str, Tensor]) -> _ByPopulation:
         return {
             law: {kind: tissue_average(v, among, cylinders) for kind, among in kinds.items()}
-            for law, v in of.items()
+            for law, v in values.items()
         }
 
     return (

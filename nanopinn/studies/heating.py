@@ -61,8 +61,8 @@ def temperature_course(
     files: list[Path] = []
     for h in treatment.heatings:
         if h.file is not None:
-            measured, said = read_thermometry(h, tissue)
-            course, notes, files = course.merge(measured), [*notes, *said], [*files, h.file]
+            measured, file_notes = read_thermometry(h, tissue)
+            course, notes, files = course.merge(measured), [*notes, *file_notes], [*files, h.file]
         elif h.mode == "imposed":
             assert h.temperature_K is not None
             course = course.merge(

@@ -184,11 +184,11 @@ def _run_comparison(
     )
     check_files_unchanged(read, files)  # a thermometry is read with every arm
     assumed = (*_assumptions(patient, notes, exposure_model, simulations, exposures), *not_ranked)
-    said = summarise_comparison(
+    sentences = summarise_comparison(
         primary_arm.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal
     )
     return Comparison(
-        (*said, *((describe_radiation_effect(gain),) if gain else ())),
+        (*sentences, *((describe_radiation_effect(gain),) if gain else ())),
         compared,
         outcomes,
         groups,

@@ -5,7 +5,7 @@ an interrupted one is recognised.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from nanopinn.inference.saved_fit import fit_file_path
 from nanopinn.io.checkpoint_store import run_identity
 from nanopinn.parameters.units import HOUR, NG, UG_H_PER_ML, UG_PER_ML, UM
-from nanopinn.physics.cell_kill import KILL_MODELS
+from nanopinn.physics.cell_kill import KILL_MODELS, KillModel
 from nanopinn.results.comparison_result import (
     HeatingDurationSweep,
     InputSensitivity,
@@ -67,8 +67,9 @@ def compute_outcomes(exposures: Mapping[str, Exposure], voxels: Array) -> tuple[
     limit = f"{first.far_distance_m / UM:g} um"
     at = int(np.argmin(abs(first.distances_m.cpu().numpy() - first.far_distance_m)))
 
-    def row(name: str, unit: str, words: str, of) -> Outcome:  # type: ignore[no-untyped-def]
-        return Outcome(name, unit, words, {arm: of(e) for arm, e in exposures.items()})
+    def row(name: str, unit: str, description: str, value: Callable[[Exposure], Array]) -> Outcome:
+        values = {arm: value(e) for arm, e in exposures.items()}
+        return Outcome(name, unit, description, values)
 
     cells = "ng/1e5 cells"
     rows = [
@@ -103,36 +104,34 @@ def compute_outcomes(exposures: Mapping[str, Exposure], voxels: Array) -> tuple[
             lambda e: tumour_mean(e.shares["beyond"], voxels),
         ),
     ]
-    for law, model in KILL_MODELS.items():
-        rows.append(
+
+    def lethal_row(law: str, model: KillModel, kind: str, population: str) -> Outcome:
+        return row(
+            f"lethal {kind}, {law}",
+            "1",
+            f"lethally exposed {population}, {model.name}",
+            lambda e: tumour_mean(e.killed[law][kind], voxels, e.shares[kind]),
+        )
+
+    def rows_of(law: str, model: KillModel) -> list[Outcome]:
+        populations = {**CELL_POPULATIONS, "beyond": f"cells beyond {limit}"}
+        return [
             row(
                 f"lethal radius, {law}",
                 "um",
                 f"distance of lethal exposure, {model.name}",
-                lambda e, law=law: tumour_mean(e.lethal_radius[law], voxels) / UM,
-            )
-        )
-        for kind, words in CELL_POPULATIONS.items():
-            population = f"cells beyond {limit}" if kind == "beyond" else words
-            rows.append(
-                row(
-                    f"lethal {kind}, {law}",
-                    "1",
-                    f"lethally exposed {population}, {model.name}",
-                    lambda e, law=law, kind=kind: tumour_mean(
-                        e.killed[law][kind], voxels, e.shares[kind]
-                    ),
-                )
-            )
-        rows.append(
+                lambda e: tumour_mean(e.lethal_radius[law], voxels) / UM,
+            ),
+            *(lethal_row(law, model, kind, words) for kind, words in populations.items()),
             row(
                 f"survival, {law}",
                 "1",
                 f"surviving fraction, {model.name}",
-                lambda e, law=law: tumour_mean(e.mean_survival[law]["all"], voxels),
-            )
-        )
-    return tuple(rows)
+                lambda e: tumour_mean(e.mean_survival[law]["all"], voxels),
+            ),
+        ]
+
+    return (*rows, *(o for law, model in KILL_MODELS.items() for o in rows_of(law, model)))
 
 
 def penetration_curves(e: Exposure, voxels: Array) -> PenetrationCurves:
@@ -259,7 +258,7 @@ def summarise_comparison(
                 " vessels: the question does not arise."
             ),
         )
-    said = [
+    sentences = [
         _describe_lethal_probability(arm, rows, limit_um, lethal, float(beyond)),
         *_describe_lethal_shares(arm, rows, limit_um),
         _describe_groups(arm, groups, limit_um),
@@ -268,7 +267,7 @@ def summarise_comparison(
         *_describe_heating_times(heating, limit_um),
         *_describe_influences(influences),
     ]
-    return tuple(s for s in said if s)
+    return tuple(s for s in sentences if s)
 
 
 def _describe_lethal_probability(
@@ -294,18 +293,18 @@ def _describe_lethal_probability(
 
 
 def _describe_lethal_shares(arm: str, rows: Mapping[str, Outcome], limit_um: float) -> list[str]:
-    said = []
+    sentences = []
     middle = {}
     for law, model in KILL_MODELS.items():
         median, low, high = rows[f"lethal beyond, {law}"].interval(arm)
         middle[law] = median
         drawn = len(rows[f"lethal beyond, {law}"].values[arm]) > 1
         interval = f" ({low:.0%} to {high:.0%})" if drawn else ""
-        said.append(f"{median:.0%}{interval} by the {model.name}")
+        sentences.append(f"{median:.0%}{interval} by the {model.name}")
     how = ", median and 90 % interval" if drawn else ""
     text = (
         f"Fraction of the cells beyond {limit_um:g} um that are lethally exposed{how}:"
-        f" {', '.join(said)}."
+        f" {', '.join(sentences)}."
     )
     if max(middle.values()) - min(middle.values()) > MODEL_DISAGREEMENT:
         text += " The kill models disagree: the choice of model matters more than the tumour."
@@ -368,10 +367,10 @@ def _describe_quiescent_cells(arm: str, rows: Mapping[str, Outcome]) -> list[str
 def _describe_heating_times(heating: HeatingDurationSweep | None, limit_um: float) -> list[str]:
     if heating is None:
         return []
-    said = []
+    sentences = []
     for law, p in heating.probability.items():
         reached = np.flatnonzero(p >= 0.5)
-        said.append(
+        sentences.append(
             f"{heating.duration_min[reached[0]]:g} min by the {KILL_MODELS[law].name}"
             if reached.size
             else f"none by the {KILL_MODELS[law].name}"
@@ -379,7 +378,7 @@ def _describe_heating_times(heating: HeatingDurationSweep | None, limit_um: floa
     tried = ", ".join(f"{m:g}" for m in heating.duration_min)
     return [
         f"Shortest heating (of {tried} min) with which at least half of the cells beyond"
-        f" {limit_um:g} um are more likely than not lethally exposed: {', '.join(said)}."
+        f" {limit_um:g} um are more likely than not lethally exposed: {', '.join(sentences)}."
     ]
 
 
