@@ -68,7 +68,7 @@ def test_t1_must_be_given_once_and_in_seconds(own_study: Study) -> None:
 
 
 def test_without_a_ph_the_arguments_are_named(own_study: Study) -> None:
-    assert "--assume-ph" in str(refused(own_study, "no pH|No pH", cest=None))
+    assert "`assume_ph`" in str(refused(own_study, "no pH|No pH", cest=None))
     refused(own_study, "not an extracellular pH|Not an extracellular pH", cest=None, assume_ph=12.0)
     assert np.isnan(
         make_maps(ImagingInputs(**own_study.given(cest=None)), require_ph=False).ph

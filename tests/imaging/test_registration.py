@@ -303,15 +303,15 @@ def test_scans_that_cannot_be_registered_are_refused_with_a_remedy(anatomy: np.n
     away[:3, 3] += 500.0
     noise = np.random.default_rng(0).standard_normal(SHAPE)
     for image, affine, why in (
-        (np.ones(SHAPE), AFFINE, "shows nothing"),
+        (np.ones(SHAPE), AFFINE, "has no contrast"),
         (seen_at(anatomy, AFFINE), away, "outside the DCE scan"),
     ):
         with pytest.raises(InputError, match=why) as caught:
             coregistration.register_scan("T1 map", image, affine, "t1.nii")
         assert caught.value.field == "register"
         assert "by hand" in str(caught.value)
-        assert "--register none" in str(caught.value)
-    with pytest.raises(InputError, match="DCE scan shows nothing"):
+        assert "`register` as 'none'" in str(caught.value)
+    with pytest.raises(InputError, match="DCE scan has no contrast"):
         replace(coregistration, anatomy=np.zeros(SHAPE)).register_scan(
             "T1 map", noise, AFFINE, "t1.nii"
         )

@@ -214,7 +214,7 @@ def find_artery(blood: Concentration, frame_times_s: Array) -> ArterialVoxels:
                 f"{int(high.sum())} voxels with a bolus above {LOWEST_PEAK_TO_NOISE:g} times noise"
             ),
             expected=f"{MIN_ARTERY_VOXELS} or more",
-            remedy="Give a mask, a curve or a population curve as `aif`.",
+            remedy="Give a mask (mask:FILE), a curve or a population curve as `aif`.",
         )
     first = float(frame_times_s[blood.baseline[1] - 1])
     spacing = float(np.median(np.diff(frame_times_s)))
