@@ -15,7 +15,7 @@ from nanopinn.inference.pose import PH_ASSUMED_ERROR, PosedProblem
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.unknown_fields import OUTPUT_HOURS, field_maps, inflow_map, model_error_maps
 from nanopinn.parameters import value
-from nanopinn.parameters.units import MMHG
+from nanopinn.parameters.units import HOUR, MMHG
 from nanopinn.physics.drug_pools import DRUG_POOLS, LINEAR_POOLS, volume_fractions
 from nanopinn.results.fit_result import Curve, FieldEstimate, MapEstimate, VectorEstimate
 from nanopinn.solvers.derivatives import directional_derivatives
@@ -117,7 +117,7 @@ def _flow_maps(posed: PosedProblem, fit: EngineFit[InverseProblem]) -> list[MapE
             "1/h",
             "filtration rate out of the vessels",
             "images and prior",
-            image(flow.J_v) * 3600,
+            image(flow.J_v) * HOUR,
         ),
     ]
 
@@ -176,7 +176,7 @@ def _release_map(
     variance = torch.einsum("ixyz,ij,jxyz->xyz", J, covariance, J)
     pH_sd = posed.domain.crop(np.nan_to_num(imaging.ph_std, nan=PH_ASSUMED_ERROR), PH_ASSUMED_ERROR)
     relative = torch.sqrt(variance + problem.tensor((np.log(10) * value("n_rel") * pH_sd) ** 2))
-    rate = torch.exp(log_rate(theta)) * 3600
+    rate = torch.exp(log_rate(theta)) * HOUR
     source: Literal["images and prior", "prior"] = "images and prior" if problem.drug else "prior"
     text = "release rate of the carrier by the release law at the pH of the map"
     put = posed.domain.embed
@@ -199,8 +199,8 @@ def derive_drug_fields(
     """
     problem = fit.problem
     theta = problem.tensor(fit.theta)
-    hours = sorted({*OUTPUT_HOURS, *(d.time_s / 3600 for d in problem.drug)})
-    times = [h * 3600.0 for h in hours]
+    hours = sorted({*OUTPUT_HOURS, *(d.time_s / HOUR for d in problem.drug)})
+    times = [h * HOUR for h in hours]
     nodes = problem.setting.drug_nodes(times)
     run = problem.forward().solve_drug(
         theta, fit.prediction.fields.flow_without_tangents, problem.plasma, nodes

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.errors import InputError
+from nanopinn.parameters.units import HOUR
 from nanopinn.physics.drug_pools import DRUG_POOLS, LINEAR_POOLS, volume_fractions
 from nanopinn.physics.tissue_maps import TissueMaps
 
@@ -115,7 +116,7 @@ class DrugObservation:
     @property
     def name(self) -> str:
         """Quantity and time of the image."""
-        return f"{self.quantity} at {self.time_s / 3600:g} h"
+        return f"{self.quantity} at {self.time_s / HOUR:g} h"
 
     @property
     def count(self) -> int:

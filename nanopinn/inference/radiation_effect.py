@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from nanopinn.inference.uncertainty.profile import strongest_correlation
 from nanopinn.parameters import PARAMETERS, value
+from nanopinn.parameters.units import HOUR
 from nanopinn.physics.radiation import RADIATION_FACTOR_SYMBOLS, Fraction, rise_and_recovery
 from nanopinn.results.fit_result import central_interval
 
@@ -275,7 +276,7 @@ def describe_radiation_effect(effect: RadiationEffect) -> str:
     return " ".join(
         [
             "The effect of radiation is inferred from two scans, the second"
-            f" {effect.scan_s / 3600:g} h after the start of the course. They inform the single"
+            f" {effect.scan_s / HOUR:g} h after the start of the course. They inform the single"
             f" factors: {', '.join(factors) or 'none'}. They inform the combinations:"
             f" {', '.join(combinations) or 'none'}. Factors that are correlated within a"
             " combination stay near their priors.",

@@ -27,6 +27,7 @@ from nanopinn.inference.neural_field import evaluate_shapes, field_network
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.systematic import ModelError
 from nanopinn.inference.unknowns import RELEASE_SD, release_rate_unknowns
+from nanopinn.parameters.units import HOUR
 from nanopinn.parameters.unknown_registry import (
     INFLOW,
     MULTIPLIERS,
@@ -177,7 +178,7 @@ def add_time_varying_release(
             "the release rate jumps after the last time of the results",
             field="release_in_time",
             found=f"{hours[-1]:g} h",
-            expected=f"below {last / 3600:g} h",
+            expected=f"below {last / HOUR:g} h",
         )
     unobserved = [
         u.label for u, t in zip(segments, jumps, strict=True) if t >= max(images, default=0.0)

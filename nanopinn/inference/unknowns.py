@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.inference.basis import FunctionUnknown
+from nanopinn.parameters.units import HOUR
 from nanopinn.parameters.unknown_registry import SCALARS, release_multiplier_name
 from nanopinn.results.fit_result import ScalarEstimate
 
@@ -287,7 +288,7 @@ def release_rate_unknowns(
     Raises:
         InputError: there is no time, the times do not increase, or one is not after the dose.
     """
-    at = tuple(t / 3600 for t in jumps_s)
+    at = tuple(t / HOUR for t in jumps_s)
     function = PiecewiseConstantFunction("release_in_time", at)
     if at[0] <= 0:
         raise InputError(

@@ -28,7 +28,7 @@ from nanopinn.io.array_volume import as_array_volume
 from nanopinn.io.output import atomic_output_folder
 from nanopinn.io.volumes import sidecar_path, write_bytes, write_json, write_volume
 from nanopinn.parameters import value
-from nanopinn.parameters.units import MMHG
+from nanopinn.parameters.units import HOUR, MMHG
 from nanopinn.phantoms.truth import (
     Anatomy,
     Truth,
@@ -112,7 +112,7 @@ def simulate_study(
     ).curve
     progress("solving the truth", 0.1, {})
     spacing = (fine_mm[0] * 1e-3, fine_mm[1] * 1e-3, fine_mm[2] * 1e-3)
-    times, changed = np.array(settings.drug_times_h) * 3600.0, dict(settings.factors)
+    times, changed = np.array(settings.drug_times_h) * HOUR, dict(settings.factors)
     truth = solve_truth(anatomy, spacing, scalars, aif, frames, times, settings.pore_error, changed)  # type: ignore[arg-type]
     if changed:  # a second scan of the same tumour must have independent noise
         rng = np.random.default_rng([settings.seed, 1])
@@ -322,7 +322,7 @@ class _ScanSimulation:
             }
             for quantity, image in images.items():
                 sd = self.settings.drug_noise * float(image[self.mask].max())
-                self.images[f"drug_{quantity}_{t / 3600:g}h"] = self.volume(
+                self.images[f"drug_{quantity}_{t / HOUR:g}h"] = self.volume(
                     self.add_noise(image, sd) * 1e3,
                     TimeAfterDose=float(t),
                     Quantity=quantity,
@@ -340,7 +340,7 @@ class _ScanSimulation:
             "T1": (a.T1, "s"),
             "pH": (a.pH, "1"),
             "IFP": (t.pressure / MMHG, "mmHg"),
-            "krel": (t.release_rate * 3600, "1/h"),
+            "krel": (t.release_rate * HOUR, "1/h"),
             "necrosis": (a.necrosis.astype(float), "1"),
             "velocity": (t.velocity * 1e6, "um/s"),
         }

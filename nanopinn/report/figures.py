@@ -15,6 +15,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from nanopinn.parameters.units import HOUR
 from nanopinn.results.fit_result import (
     OBJECTIVE_RISE_95,
     Curve,
@@ -112,7 +113,7 @@ def set_log_x_axis(axes: Axes, multiples: Sequence[float]) -> None:
 
 def plot_positive(axes: Axes, times_s: Array, values: Array, **style: Any) -> None:
     """Plot a time course in hours; values of zero are left out, as a logarithmic axis needs."""
-    axes.plot(times_s / 3600, np.where(values > 0, values, np.nan), **style)
+    axes.plot(times_s / HOUR, np.where(values > 0, values, np.nan), **style)
 
 
 def map_panel(m: MapEstimate, mask: Mask, std_label: str = "posterior SD") -> Figure:
@@ -292,7 +293,7 @@ def field_panel(f: FieldEstimate, mask: Mask, max_times: int = 5) -> Figure:
     figure = new_figure(2.4 * len(chosen) + 1.2, 2.6)
     for i, k in enumerate(chosen):
         axes = figure.add_subplot(1, len(chosen), i + 1)
-        title, colour_map = f"{f.times_s[k] / 3600:g} h", COLOUR_MAPS.get(f.name, "viridis")
+        title, colour_map = f"{f.times_s[k] / HOUR:g} h", COLOUR_MAPS.get(f.name, "viridis")
         image = draw_slice(axes, f.values[k][at], mask[at], title, limits, colour_map=colour_map)
     figure.colorbar(image, ax=figure.axes, label=f.unit)
     return figure

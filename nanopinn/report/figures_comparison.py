@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from nanopinn.parameters.units import HOUR
 from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.report.figures import draw_slice, new_figure, plot_positive, tumour_slice
 from nanopinn.results.comparison_result import ComparedArm, Comparison
@@ -191,10 +192,10 @@ def pressure_panel(c: Comparison) -> Figure:
         s = c.arms[arm].simulation
         start = float(np.nanmean(s.maps["IFP"].values[s.mask]))
         if "IFP" in s.fields:
-            times = [0.0, *(s.fields["IFP"].times_s / 3600)]
+            times = [0.0, *(s.fields["IFP"].times_s / HOUR)]
             means = [start, *s.means("IFP")]
         else:
-            times, means = [0.0, s.courses.times_s[-1] / 3600], [start, start]
+            times, means = [0.0, s.courses.times_s[-1] / HOUR], [start, start]
         a.plot(times, means, "o-", ms=4, color=colour, lw=1.4, label=arm)
     a.set_xlabel("time, h")
     a.set_ylabel("IFP, tumour mean, mmHg")

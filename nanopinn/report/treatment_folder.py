@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from nanopinn.io.output import atomic_output_folder
 from nanopinn.io.volumes import write_bytes, write_json, write_volume
+from nanopinn.parameters.units import HOUR
 from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.report.figures import as_data_uri, simulation_figures
 from nanopinn.report.figures_comparison import (
@@ -115,7 +116,7 @@ def render_simulation(simulation: Simulation) -> str:
         simulation=simulation,
         figures=simulation_figures(simulation),
         means={name: simulation.means(name) for name in simulation.fields},
-        hours=[t / 3600 for t in next(iter(simulation.fields.values())).times_s],
+        hours=[t / HOUR for t in next(iter(simulation.fields.values())).times_s],
         peaks_and_aucs=mean_peaks_and_aucs(simulation),
         balance_rows=mass_balance_rows(simulation.balance),
     )

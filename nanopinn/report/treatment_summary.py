@@ -66,7 +66,7 @@ def format_simulation(s: Simulation) -> str:
     lines = [
         *s.treatment,
         "",
-        f"{'Tumour mean':20s}" + "".join(f"{f'{t / 3600:g} h':>12s}" for t in times),
+        f"{'Tumour mean':20s}" + "".join(f"{f'{t / HOUR:g} h':>12s}" for t in times),
     ]
     for name, f in s.fields.items():
         lines.append(f"{name:20s}" + "".join(f"{v:12.4g}" for v in s.means(name)) + f"  {f.unit}")
@@ -79,7 +79,7 @@ def format_simulation(s: Simulation) -> str:
         f"{'Plasma':20s}" + "".join(f"{c:>{w}s}" for c, w in zip(columns, widths, strict=True)),
     ]
     lines += [
-        f"{e.name:20s}{e.c_max:14.4g}{e.t_max_s / 3600:10.3g}{e.auc:16.4g}{e.auc_to_infinity:18.4g}"
+        f"{e.name:20s}{e.c_max:14.4g}{e.t_max_s / HOUR:10.3g}{e.auc:16.4g}{e.auc_to_infinity:18.4g}"
         for e in s.exposure
     ]
     return "\n".join([*lines, "", format_mass_balance(s.balance), s.solver_statistics])

@@ -16,6 +16,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
+from nanopinn.parameters.units import HOUR
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.solvers.cell_elimination import add_capacity_difference, mass_norms
 from nanopinn.solvers.fluxes import SPACE
@@ -85,7 +86,7 @@ class EvolutionResult:
 
     def __str__(self) -> str:
         return (
-            f"{len(self.times)} times to {self.times[-1] / 3600:.3g} h in {len(self.steps)} steps"
+            f"{len(self.times)} times to {self.times[-1] / HOUR:.3g} h in {len(self.steps)} steps"
             f" ({self.rejected} rejected), {self.newton} Newton and {self.krylov} Krylov"
             f" iterations; mass-balance error {self.balance.error:.1e}"
         )
@@ -105,7 +106,7 @@ class Tolerance:
     step: float = 1e-4
     residual: float = 1e-11
     first_step: float = 1.0
-    max_step: float = 4 * 3600.0
+    max_step: float = 4 * HOUR
 
 
 def integrate_adaptive(
@@ -173,7 +174,7 @@ def integrate_adaptive(
         )
         if len(saved) < len(save_at) and step.end == save_at[len(saved)]:
             saved.append(after)
-        progress("pools in time", min(1.0, step.end / save_at[-1]), {"hours": step.end / 3600})
+        progress("pools in time", min(1.0, step.end / save_at[-1]), {"hours": step.end / HOUR})
         if on_step is not None:
             on_step(step.end, after)
 

@@ -27,6 +27,7 @@ from nanopinn.inference.saved_fit import load_fitted_problem
 from nanopinn.inference.tumour_problem import Fields
 from nanopinn.inference.uncertainty.design import ExperimentDesign, design
 from nanopinn.inference.unknowns import Unknown
+from nanopinn.parameters.units import HOUR
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results.plan_result import CandidateGain, ExpectedEstimate, Plan
 from nanopinn.settings import FitSettings, PlanSettings
@@ -62,7 +63,7 @@ class PlannedImage:
 
     @property
     def name(self) -> str:
-        return f"{self.quantity} at {self.time_s / 3600:g} h"
+        return f"{self.quantity} at {self.time_s / HOUR:g} h"
 
     def to_blank_image(self, shape: tuple[int, ...]) -> DrugImage:
         """An image of zeros, from which the problem is posed.
@@ -118,7 +119,7 @@ def parse_planned_image(text: str, noise: float, field: str) -> PlannedImage:
             expected=f"hours after the dose, above 0 and up to {_LATEST_H:g}",
         )
     level, relative = (noise, True) if noise_text is None else _parse_noise(noise_text, text, field)
-    return PlannedImage(quantity, 3600.0 * t, level, relative)  # type: ignore[arg-type]
+    return PlannedImage(quantity, HOUR * t, level, relative)  # type: ignore[arg-type]
 
 
 def _parse_noise(noise_text: str, text: str, field: str) -> tuple[float, bool]:
@@ -172,7 +173,7 @@ def default_candidates(taken: Sequence[PlannedImage], noise: float) -> tuple[Pla
     """
     have = {i.name for i in taken}
     every = (
-        PlannedImage(q, 3600.0 * h, noise) for q in CANDIDATE_QUANTITIES for h in CANDIDATE_HOURS
+        PlannedImage(q, HOUR * h, noise) for q in CANDIDATE_QUANTITIES for h in CANDIDATE_HOURS
     )
     return tuple(i for i in every if i.name not in have)
 
