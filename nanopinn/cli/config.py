@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nanopinn.cli.option_syntax import parse_arm_entries
 from nanopinn.errors import InputError
-from nanopinn.io.safe_open import read_toml
 
 
 def build_settings(kind: Any, table: str, config: Path | None, given: Mapping[str, Any]) -> Any:
@@ -27,6 +25,8 @@ def build_settings(kind: Any, table: str, config: Path | None, given: Mapping[st
         InputError: The file cannot be read, or a setting is unknown or wrong.
     """
     from pydantic import TypeAdapter, ValidationError
+
+    from nanopinn.cli.option_syntax import parse_arm_entries
 
     entries = {
         **read_config_table(config, table),
@@ -78,7 +78,11 @@ def read_config_table(config: Path | None, name: str) -> dict[str, Any]:
     Raises:
         InputError: The file cannot be read.
     """
-    entries = {} if config is None else read_toml(config, "the configuration").get(name, {})
+    if config is None:
+        return {}
+    from nanopinn.io.safe_open import read_toml
+
+    entries = read_toml(config, "the configuration").get(name, {})
     if not isinstance(entries, dict):
         raise InputError(
             f"[{name}] is not a table", file=config, field=name, found=type(entries).__name__

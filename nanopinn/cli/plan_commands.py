@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanopinn.cli.config import build_settings
-from nanopinn.cli.option_syntax import parse_dose
 from nanopinn.cli.options import Config, Device, Overwrite, Quiet, Verbose, with_imaging_options
 from nanopinn.cli.progress_display import progress_display
 from nanopinn.errors import InputError
@@ -205,6 +204,7 @@ def minimal_imaging(
     Example: nanopinn minimal-imaging --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --drug
     drug_2h.nii.gz drug_24h.nii.gz
     """
+    from nanopinn.cli.option_syntax import parse_dose
     from nanopinn.report.plan_summary import (
         describe_minimal_imaging,
         format_minimal_imaging,

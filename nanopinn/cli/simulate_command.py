@@ -15,7 +15,6 @@ from nanopinn.cli.exit_status import (
     require_result,
     with_verdict_option,
 )
-from nanopinn.cli.option_syntax import parse_list, parse_minutes
 from nanopinn.cli.options import Config, Continue, Device, Out, Overwrite, Quiet, Verbose
 from nanopinn.cli.progress_display import progress_display
 from nanopinn.errors import InputError
@@ -227,6 +226,7 @@ def simulate(
 
     nanopinn simulate --from result --schedule docs/schedules/thermosensitive.toml --out one
     """
+    from nanopinn.cli.option_syntax import parse_list, parse_minutes
     from nanopinn.settings import ComparisonSettings, PhantomSettings, SimulationSettings
 
     if after is not None:

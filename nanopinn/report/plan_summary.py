@@ -1,4 +1,4 @@
-"""A plan, and the value of post-dose images, as text and as tables that can be written to a file."""
+"""A plan, and the value of post-dose images, as text and as tables."""
 
 from __future__ import annotations
 
@@ -231,6 +231,6 @@ def describe_minimal_imaging(found: MinimalImaging) -> str:
     )
     return (
         f"The sd of ln({found.outcome}) falls from {first.sd:.2f} ({first.name}) to"
-        f" {last.sd:.2f} ({last.name}): {steps}. Of this, {found.remaining.sd:.2f} would remain even"
-        " if all unknowns of the tumour were known."
+        f" {last.sd:.2f} ({last.name}): {steps}. Of this, {found.remaining.sd:.2f} would remain"
+        " even if all unknowns of the tumour were known."
     )
