@@ -315,7 +315,7 @@ class Coregistration:
             ]
         self._check(image.shape, affine, found, gain, file)
         strain = (
-            f", with strains of at most {found.max_strain:.1%}," if self.method == "affine" else ""
+            f" with strains of at most {found.max_strain:.1%}" if self.method == "affine" else ""
         )
         return found.affine, [
             f"The {what} was registered to the DCE scan by a shift of {found.shift_mm:.1f} mm and a"

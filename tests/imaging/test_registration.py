@@ -279,7 +279,7 @@ def test_a_displaced_drug_image_is_registered_and_reported(
         (still.values - wanted)[inside]
     )
     assert len(found.notes) == 1
-    assert "its lengths changed by at most" in found.notes[0]
+    assert "with strains of at most" in found.notes[0]
     assert still.notes == ()
 
 
