@@ -114,7 +114,7 @@ def test_input_that_changes_while_it_is_read_is_refused(phantom: Path, tmp_path:
 def test_full_gpu_falls_back_to_the_cpu_and_reports_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run = SimpleNamespace(events=("a step was refused",))
+    run = SimpleNamespace(events=("step rejected",))
     tried: list[object] = []
 
     def run_inference(
@@ -145,8 +145,8 @@ def test_full_gpu_falls_back_to_the_cpu_and_reports_it(
         None, on("meta"), SETTINGS, None, {}, checkpoint_store
     )  # type: ignore[arg-type]
     assert found.runs["fv"].events == (
-        "a step was refused",
-        "the GPU's memory ran out: went on on the CPU",
+        "step rejected",
+        "the GPU's memory was exhausted: the fit continued on the CPU",
     )
     assert (tried[1].resumed, tried[1].device) == (True, "cpu")  # type: ignore[attr-defined]
     tried.clear()
