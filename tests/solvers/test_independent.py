@@ -23,9 +23,10 @@ GRID = Grid((9, 8, 7), (0.5e-3, 0.6e-3, 0.7e-3))
 def tissue() -> FlowCoefficients:
     """Random conductivity and filtration over an order of magnitude, not smooth."""
     g = torch.Generator().manual_seed(1)
-    draw = lambda scale: (
-        scale * torch.exp(torch.randn(GRID.shape, dtype=torch.float64, generator=g))
-    )
+
+    def draw(scale: float) -> torch.Tensor:
+        return scale * torch.exp(torch.randn(GRID.shape, dtype=torch.float64, generator=g))
+
     return FlowCoefficients(
         K=draw(2e-14),
         LpSV=draw(2e-7),
