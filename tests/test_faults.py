@@ -155,7 +155,7 @@ def test_full_gpu_falls_back_to_the_cpu_and_reports_it(
 
 
 def test_missing_gpu_is_refused_before_inputs_are_read() -> None:
-    with pytest.raises(InputError, match="This GPU is not there"):
+    with pytest.raises(InputError, match="There is no such GPU"):
         choose_device(f"cuda:{torch.cuda.device_count()}")
 
 
