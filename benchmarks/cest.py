@@ -1,5 +1,5 @@
-"""How long CEST takes: Bloch-McConnell spectra of the default agent, and Z-spectra of a volume to
-pH.
+"""Duration of CEST processing: Bloch-McConnell spectra of the default agent, and a pH map from the
+Z-spectra of a volume.
 
 Run: python benchmarks/cest.py
 """
@@ -45,17 +45,18 @@ def main() -> None:
         f"Bloch-McConnell, {len(agent.pools) + 1} pools, {OFFSETS} offsets: {rate:,.0f} spectra/s,"
         f" {threads} threads"
     )
-    which = rng.integers(0, SPECTRA, SHAPE)
-    series = Z[which] + NOISE * rng.standard_normal((*SHAPE, OFFSETS))
+    index = rng.integers(0, SPECTRA, SHAPE)
+    series = Z[index] + NOISE * rng.standard_normal((*SHAPE, OFFSETS))
     began = time.perf_counter()
     spectra = ZSpectra(ppm, series, series[..., 0], np.eye(4), saturation, ())
     found = ph_image(spectra, bloch_calibration(agent, saturation, "rex"), calibration_std=0.0)
     seconds = time.perf_counter() - began
-    error = found.pH - pH[which]
+    error = found.pH - pH[index]
     print(
         f"Z-spectra to pH, {'x'.join(map(str, SHAPE))} voxels x {OFFSETS} offsets: {seconds:.1f} s;"
-        f" error {np.nanmean(error):+.3f} +- {np.nanstd(error):.3f}, stated for it"
-        f" {np.sqrt(np.nanmean(found.std**2)):.3f}, {np.isfinite(error).mean():.1%} with a pH"
+        f" error {np.nanmean(error):+.3f} +- {np.nanstd(error):.3f}, stated standard deviation"
+        f" {np.sqrt(np.nanmean(found.std**2)):.3f}, {np.isfinite(error).mean():.1%} of the voxels"
+        " have a pH"
     )
 
 

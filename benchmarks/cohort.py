@@ -1,10 +1,10 @@
-"""Eight phantom subjects through `nanopinn cohort`: one with a spoiled series, a second run, a
-killed job, a killed driver.
+"""Eight phantom subjects processed by `nanopinn cohort`, with a truncated series and killed jobs.
 
     OMP_NUM_THREADS=1 python benchmarks/cohort.py FOLDER
 
-The killed run is another one of the same subjects; what it ends with is compared with what the
-undisturbed run found.
+The cohort is run once undisturbed and once more without changes. A second run of the same subjects
+loses one job and then its driver process to SIGKILL. Its posterior medians are compared with those
+of the undisturbed run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nanopinn.cohort.snakemake import find_orphan_processes
 from nanopinn.phantoms.synthetic_study import make_phantom_dataset
 from nanopinn.settings import PhantomSettings
 
-SPOILED = "sub-03"
+TRUNCATED = "sub-03"
 SUBJECTS = tuple(f"sub-{i:02d}" for i in range(1, 9))
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--killed", type=int, default=len(SUBJECTS), help="subjects of the killed runs"
+        "--killed", type=int, default=len(SUBJECTS), help="number of subjects in the killed runs"
     )
     args = parser.parse_args()
     folder, some = args.folder.resolve(), SUBJECTS[: args.killed]
@@ -54,24 +54,24 @@ def main() -> None:
                 refine=2,
             ),
         )
-        os.truncate(bids / SPOILED / "perf" / f"{SPOILED}_dce.nii.gz", 1000)
-    whole, killed = folder / "whole", folder / "killed"
-    _row("eight subjects, one spoiled", *_run(bids, whole), whole)
-    before = _changes(whole)
-    _row("again", *_run(bids, whole), whole)
+        os.truncate(bids / TRUNCATED / "perf" / f"{TRUNCATED}_dce.nii.gz", 1000)
+    undisturbed, killed = folder / "undisturbed", folder / "killed"
+    _print_row("eight subjects, one truncated", *_run(bids, undisturbed), undisturbed)
+    before = _modification_times(undisturbed)
+    _print_row("second run", *_run(bids, undisturbed), undisturbed)
+    after = _modification_times(undisturbed)
     print(
-        "  files that changed:"
-        f" {sorted(f for f, t in _changes(whole).items() if before.get(f) != t) or 'none'}"
+        f"  files that changed: {sorted(f for f in after if before.get(f) != after[f]) or 'none'}"
     )
     _kill_a_job(bids, killed, some)
-    _row("after the killed job", *_run(bids, killed, some), killed)
+    _print_row("after the killed job", *_run(bids, killed, some), killed)
     for file in killed.glob("work/sub-0[1-4]/fit.json"):
         file.unlink()
     _kill_the_driver(bids, killed, some)
-    _row("after the killed driver", *_run(bids, killed, some), killed)
+    _print_row("after the killed driver", *_run(bids, killed, some), killed)
     print(
-        "largest distance of a posterior median from the undisturbed run, relative:"
-        f" {_distance(whole, killed, some):.1e}"
+        "largest relative difference of a posterior median from the undisturbed run:"
+        f" {_largest_relative_difference(undisturbed, killed, some):.1e}"
     )
 
 
@@ -91,7 +91,7 @@ def _start(bids: Path, out: Path, subjects: tuple[str, ...]) -> subprocess.Popen
         *only,
     ]
     out.mkdir(parents=True, exist_ok=True)
-    return subprocess.Popen(words, stdout=(out / "said.txt").open("ab"), stderr=subprocess.STDOUT)
+    return subprocess.Popen(words, stdout=(out / "output.txt").open("ab"), stderr=subprocess.STDOUT)
 
 
 def _run(bids: Path, out: Path, subjects: tuple[str, ...] = SUBJECTS) -> tuple[int, float]:
@@ -99,13 +99,13 @@ def _run(bids: Path, out: Path, subjects: tuple[str, ...] = SUBJECTS) -> tuple[i
     return _start(bids, out, subjects).wait(), time.perf_counter() - began
 
 
-def _row(name: str, code: int, seconds: float, out: Path) -> None:
+def _print_row(name: str, code: int, seconds: float, out: Path) -> None:
     log = (out / "work" / "cohort.log").read_text(encoding="utf-8")
     jobs = {rule: log.count(f"rule {rule}:") for rule in ("fit", "derivatives", "group")}
     print(f"{name}: exit code {code}, {seconds:.0f} s, jobs {jobs}", flush=True)
 
 
-def _fits(out: Path) -> list[psutil.Process]:
+def _running_fits(out: Path) -> list[psutil.Process]:
     """Running fits of a cohort, without the shells around them."""
     return [
         p
@@ -121,11 +121,14 @@ def _command_line(process: psutil.Process) -> list[str]:
         return []
 
 
-def _until_two_work(bids: Path, out: Path, subjects: tuple[str, ...]) -> subprocess.Popen[bytes]:
-    """A driver that has two fits under way, each with a state of its descent kept."""
+def _start_until_two_fits_run(
+    bids: Path, out: Path, subjects: tuple[str, ...]
+) -> subprocess.Popen[bytes]:
+    """Start a driver and wait until two fits are running that have each written a checkpoint."""
     driver = _start(bids, out, subjects)
     while driver.poll() is None and not (
-        len(_fits(out)) == 2 and len(list(out.glob("work/*/fit.partial/fv.safetensors"))) >= 2
+        len(_running_fits(out)) == 2
+        and len(list(out.glob("work/*/fit.partial/fv.safetensors"))) >= 2
     ):
         time.sleep(0.05)
     return driver
@@ -133,20 +136,21 @@ def _until_two_work(bids: Path, out: Path, subjects: tuple[str, ...]) -> subproc
 
 def _kill_a_job(bids: Path, out: Path, subjects: tuple[str, ...]) -> None:
     began = time.perf_counter()
-    driver = _until_two_work(bids, out, subjects)
-    os.kill(_fits(out)[0].pid, signal.SIGKILL)
-    _row("one job killed", driver.wait(), time.perf_counter() - began, out)
+    driver = _start_until_two_fits_run(bids, out, subjects)
+    os.kill(_running_fits(out)[0].pid, signal.SIGKILL)
+    _print_row("one job killed", driver.wait(), time.perf_counter() - began, out)
 
 
 def _kill_the_driver(bids: Path, out: Path, subjects: tuple[str, ...]) -> None:
-    driver = _until_two_work(bids, out, subjects)
+    driver = _start_until_two_fits_run(bids, out, subjects)
     driver.kill()
     print(
-        f"driver killed (exit code {driver.wait()}), {len(_fits(out))} fits left behind", flush=True
+        f"driver killed (exit code {driver.wait()}), {len(_running_fits(out))} orphan fits",
+        flush=True,
     )
 
 
-def _changes(out: Path) -> dict[str, int]:
+def _modification_times(out: Path) -> dict[str, int]:
     return {
         str(f.relative_to(out)): f.stat().st_mtime_ns
         for f in out.rglob("*")
@@ -154,7 +158,7 @@ def _changes(out: Path) -> dict[str, int]:
     }
 
 
-def _distance(one: Path, other: Path, subjects: tuple[str, ...]) -> float:
+def _largest_relative_difference(one: Path, other: Path, subjects: tuple[str, ...]) -> float:
     worst = 0.0
     for subject in [s for s in subjects if (one / "work" / s / "fit").is_dir()]:
         a, b = (

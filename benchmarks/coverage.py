@@ -1,11 +1,10 @@
-"""Do stated intervals hold the truth? Many phantoms, one fit each, and how often 90 % intervals
-cover.
+"""Coverage of the 90 % credible intervals: many phantoms, each fitted once.
 
     python benchmarks/coverage.py --phantoms 60 --engine fv --folder phantoms
 
-Phantoms (kept in ``--folder``, made when missing) are solved on a finer grid by another time scheme
-than the fits; half have l = 0.4 mm, half 1.2 mm, all other scalars are drawn. Fits already in the
-folder are not repeated.
+Phantoms are stored in ``--folder`` and made if they are missing. They are solved on a finer grid
+and by another time scheme than the fits. Half of them have l = 0.4 mm and half 1.2 mm; all other
+scalars are drawn. Fits that are already in the folder are not repeated.
 """
 
 from __future__ import annotations
@@ -48,9 +47,9 @@ def main() -> None:
         if not (study / "truth" / "parameters.json").exists():
             make_phantom(study, phantom)
         if args.engine != "none":
-            fits.append(_fitted(study, args.engine))
+            fits.append(_load_or_fit(study, args.engine))
     if fits:
-        _report(fits, args.engine)
+        _print_report(fits, args.engine)
 
 
 def _arguments() -> argparse.Namespace:
@@ -67,11 +66,11 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _fitted(study: Path, engine: str) -> dict:
-    kept = study / f"fit_{engine}.json"
-    if not kept.exists():
-        kept.write_text(json.dumps(_fit(study, engine)))
-    return json.loads(kept.read_text())
+def _load_or_fit(study: Path, engine: str) -> dict:
+    result_file = study / f"fit_{engine}.json"
+    if not result_file.exists():
+        result_file.write_text(json.dumps(_fit(study, engine)))
+    return json.loads(result_file.read_text())
 
 
 def _fit(study: Path, engine: str) -> dict:
@@ -134,8 +133,11 @@ def _relative(found: np.ndarray, true: np.ndarray) -> float:
     return float(np.linalg.norm(found - true) / np.linalg.norm(true))
 
 
-def _report(fits: list[dict], engine: str) -> None:
-    print(f"{len(fits)} phantoms, engine {engine}; informed where the contraction is above a half")
+def _print_report(fits: list[dict], engine: str) -> None:
+    print(
+        f"{len(fits)} phantoms, engine {engine}; an unknown is informed if its contraction is"
+        " above 0.5"
+    )
     found = [
         ParameterRecovery(name, row["error"], row["sd"], row["prior_sd"], row["informed"])
         for f in fits
@@ -146,16 +148,16 @@ def _report(fits: list[dict], engine: str) -> None:
     seconds, cpu = (float(np.median([f[key] for f in fits])) for key in ("seconds", "cpu_seconds"))
     converged = np.mean([f["converged"] for f in fits])
     print(
-        f"all informed: {np.mean(inside_all):.1%} of {len(inside_all)} hold the truth; converged"
-        f" {converged:.0%}"
+        f"all informed unknowns: {np.mean(inside_all):.1%} of {len(inside_all)} intervals contain"
+        f" the truth; {converged:.0%} of the fits converged"
     )
     for name in ("contrast_L2", "pressure_L2"):
         q = np.quantile([f[name] for f in fits], [0.1, 0.5, 0.9])
         print(
-            f"{name} in the tumour against the truth (pressure over p_e): median {q[1]:.1%}, 10 to"
-            f" 90 % of fits {q[0]:.1%} to {q[2]:.1%}"
+            f"{name} in the tumour against the truth (pressure divided by p_e): median {q[1]:.1%},"
+            f" 10 % to 90 % quantile {q[0]:.1%} to {q[2]:.1%}"
         )
-    print(f"seconds per fit, median: {seconds:.1f}, CPU {cpu:.1f}")
+    print(f"median duration of a fit: {seconds:.1f} s, CPU time {cpu:.1f} s")
 
 
 if __name__ == "__main__":

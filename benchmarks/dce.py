@@ -1,8 +1,8 @@
-"""How long kinetics take, against dcmri in the same run: spoiled-gradient signal to Ktrans, ve and
-vp, 60 frames.
+"""Duration of the kinetic fit (spoiled-gradient signal to Ktrans, ve and vp, 60 frames), compared
+with dcmri in the same run.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/dce.py [--device cuda]     (dcmri: pip install -e
-'.[test]')
+Run: OMP_NUM_THREADS=1 python benchmarks/dce.py [--device cuda]
+dcmri is installed by: pip install -e '.[test]'
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def timed(work: Callable[[], KineticFit]) -> tuple[float, KineticFit]:
     return time.perf_counter() - began, result
 
 
-def with_dcmri(
+def fit_with_dcmri(
     signal: np.ndarray, frames: np.ndarray, aif: PlasmaCurve
 ) -> tuple[float, np.ndarray]:
-    """Seconds and (Ktrans 1/s, ve, vp) of dcmri's own voxel-wise fit of the same signals."""
+    """Seconds and (Ktrans in 1/s, ve, vp) of dcmri's voxel-wise fit of the same signals."""
     import dcmri
 
     fine = np.arange(0, frames[-1] + 0.25, 0.5)
@@ -101,7 +101,7 @@ def main() -> None:
         lambda: fit_kinetics(
             model, torch.as_tensor(clean[:64], device=device), InputCurve(aif, frames, device)
         )
-    )  # first calls
+    )  # the first calls load and compile what the timed call then uses
     seconds, ours = timed(fit)
     where = "one core" if device == "cpu" else torch.cuda.get_device_name()
     print(
@@ -114,7 +114,7 @@ def main() -> None:
         f" {error(ours.parameters.cpu().numpy())}"
     )
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    theirs, found = with_dcmri(signal[:PEER_VOXELS], frames, aif)
+    theirs, found = fit_with_dcmri(signal[:PEER_VOXELS], frames, aif)
     print(
         f"dcmri:    {PEER_VOXELS} voxels in {theirs:.2f} s, {PEER_VOXELS / theirs:,.0f} voxels/s;"
         f" median relative error {error(found)}\nratio"

@@ -1,12 +1,12 @@
-"""Why is an answer off the truth? One Gauss-Newton step from the truth of a phantom, taken apart by
-source of error.
+"""Error of a fit decomposed by source: one Gauss-Newton step from the true unknowns of a phantom.
 
     OMP_NUM_THREADS=1 python benchmarks/error_sources.py --folder phantoms --seeds 101 102 103
 
-The step that the fit's linearisation makes at the true unknowns is linear in the residual, so the
-parts of the residual move it one by one: noise of the drug images, the error of the pH map (and
-what of it is not linear), that of the kinetic maps, the grid, the contrast agent's curves and the
-prior. Shifts are in posterior standard deviations; their sum stands beside the fit's own error.
+The Gauss-Newton step at the true unknowns is linear in the residual. It is therefore the sum of
+the steps from each part of the residual: noise of the drug images, error of the pH map (and its
+non-linear remainder), error of the kinetic maps, discretisation error, contrast agent curves and
+prior. The shifts are in posterior standard deviations. Their sum is printed beside the error of
+the fit.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--folder", type=Path, required=True, help="where phantoms are kept, and made when missing"
+        "--folder", type=Path, required=True, help="folder of the phantoms; missing ones are made"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
     parser.add_argument("--length", type=float, default=0.4, help="l, mm")
     parser.add_argument("--shape", type=int, nargs=3, default=[16, 16, 10])
     parser.add_argument(
-        "--unknown", default="krel_ref", help="the unknown whose shifts are shown for each seed"
+        "--unknown",
+        default="krel_ref",
+        help="the unknown whose shifts are printed for each seed",
     )
     args = parser.parse_args()
     tables = []
@@ -57,22 +59,22 @@ def main() -> None:
                     seed=seed, shape=tuple(args.shape), length_scale_mm=args.length, refine=2
                 ),
             )
-        tables.append(shifts(study))
+        tables.append(shifts_by_source(study))
         print(
             f"seed {seed}, {args.unknown}: "
-            + _in_words({k: v[args.unknown] for k, v in tables[-1].items()}),
+            + _format_shifts({k: v[args.unknown] for k, v in tables[-1].items()}),
             flush=True,
         )
     for unknown in tables[0]["noise"]:
         mean = {
             source: float(np.mean([t[source][unknown] for t in tables])) for source in tables[0]
         }
-        print(f"mean of {len(tables)}, {unknown}: " + _in_words(mean))
+        print(f"mean of {len(tables)}, {unknown}: " + _format_shifts(mean))
 
 
-def shifts(study: Path) -> dict[str, dict[str, float]]:
-    """Shift of every unknown by every source, posterior sd; their ``sum``, and the ``fit``'s own
-    error.
+def shifts_by_source(study: Path) -> dict[str, dict[str, float]]:
+    """Shift of every unknown by every source, in posterior sd, with their ``sum`` and the error of
+    the ``fit``.
     """
     inputs = ImagingInputs(
         dce=study / "dce.nii.gz",
@@ -85,16 +87,18 @@ def shifts(study: Path) -> dict[str, dict[str, float]]:
     fit = fit_fv(posed.problem)
     problem, unknowns = fit.problem, posed.problem.unknowns
     assert problem.errors is not None
-    told = json.loads((study / "truth" / "parameters.json").read_text())
+    recorded = json.loads((study / "truth" / "parameters.json").read_text())
     truth = np.array(
         [
-            math.log(told["scalars_SI"][u.name]) if u.scale == "log" else told["scalars_SI"][u.name]
+            math.log(recorded["scalars_SI"][u.name])
+            if u.scale == "log"
+            else recorded["scalars_SI"][u.name]
             for u in unknowns.items
         ]
     )
 
-    def true(name: str) -> torch.Tensor:
-        """A map ``(x, y, z)`` or a field ``(t, x, y, z)`` of the truth."""
+    def true_field(name: str) -> torch.Tensor:
+        """A true map ``(x, y, z)`` or field ``(t, x, y, z)``."""
         values = np.nan_to_num(
             np.asarray(nib.load(study / "truth" / f"{name}.nii.gz").dataobj, dtype=np.float64)
         )
@@ -105,8 +109,8 @@ def shifts(study: Path) -> dict[str, dict[str, float]]:
     maps = problem.setting.maps
     inside = maps.tumour > 0.5
 
-    def known(problem: InverseProblem, **values: torch.Tensor) -> InverseProblem:
-        """With these values in the tumour."""
+    def with_tumour_maps(problem: InverseProblem, **values: torch.Tensor) -> InverseProblem:
+        """The problem with these maps in the tumour."""
         changed = {
             name: torch.where(inside, value, getattr(maps, name)) for name, value in values.items()
         }
@@ -114,14 +118,14 @@ def shifts(study: Path) -> dict[str, dict[str, float]]:
             problem, setting=replace(problem.setting, maps=replace(problem.setting.maps, **changed))
         )
 
-    def seen(of: Callable[[int], torch.Tensor]) -> torch.Tensor:
-        """Every drug image, whitened."""
+    def whiten_images(of: Callable[[int], torch.Tensor]) -> torch.Tensor:
+        """All drug images, whitened and concatenated."""
         return torch.cat([d.whiten(of(i)) for i, d in enumerate(problem.drug)])
 
-    def images(problem: InverseProblem) -> torch.Tensor:
+    def predict_images(problem: InverseProblem) -> torch.Tensor:
         pools = problem.solve(truth, problem.forward()).pools
         assert pools is not None
-        return seen(
+        return whiten_images(
             lambda i: (d := problem.drug[i]).predict(
                 pools[problem.node_index(d)], problem.setting.maps, problem.plasma_at(d.time_s)
             )
@@ -129,42 +133,52 @@ def shifts(study: Path) -> dict[str, dict[str, float]]:
 
     def true_image(i: int) -> torch.Tensor:
         d = problem.drug[i]
-        at = told["settings"]["drug_times_h"].index(d.time_s / 3600)
+        at = recorded["settings"]["drug_times_h"].index(d.time_s / 3600)
         pools = ("encapsulated",) if d.quantity == "encapsulated" else RELEASED
-        image = torch.stack([true(name)[at] for name in pools]).sum(dim=0) / 1e3
+        image = torch.stack([true_field(name)[at] for name in pools]).sum(dim=0) / 1e3
         return (
-            image + true("vp") * problem.plasma_at(d.time_s)
+            image + true_field("vp") * problem.plasma_at(d.time_s)
             if d.quantity == "encapsulated"
             else image
         )
 
-    of_scan = dict(
-        phi=true("ve"), v_p=true("vp"), PS=maps.PS * true("Ktrans") / 60 / problem.local_kinetics[0]
+    true_kinetics = dict(
+        phi=true_field("ve"),
+        v_p=true_field("vp"),
+        PS=maps.PS * true_field("Ktrans") / 60 / problem.local_kinetics[0],
     )
-    as_fitted, as_scanned = images(problem), images(known(problem, **of_scan))
-    as_measured = images(known(problem, **of_scan, pH=problem.measured_pH))
-    as_it_is, exact = images(known(problem, **of_scan, pH=true("pH"))), seen(true_image)
-    moved = problem.errors.pH_on_drug @ problem.errors.pH
+    with_fitted_maps, with_true_kinetics = (
+        predict_images(problem),
+        predict_images(with_tumour_maps(problem, **true_kinetics)),
+    )
+    with_measured_pH = predict_images(
+        with_tumour_maps(problem, **true_kinetics, pH=problem.measured_pH)
+    )
+    with_true_pH, from_truth = (
+        predict_images(with_tumour_maps(problem, **true_kinetics, pH=true_field("pH"))),
+        whiten_images(true_image),
+    )
+    linear_pH_effect = problem.errors.pH_on_drug @ problem.errors.pH
     parts = {
-        "kinetic maps": as_fitted - as_scanned,
-        "pH": as_measured - as_it_is,
-        "pH, not linear": as_scanned - as_measured - moved,
-        "grid": as_it_is - exact + problem.errors.grid_on_drug.sum(dim=1),
-        "noise": exact - seen(lambda i: problem.drug[i].measured),
+        "kinetic maps": with_fitted_maps - with_true_kinetics,
+        "pH": with_measured_pH - with_true_pH,
+        "pH, non-linear": with_true_kinetics - with_measured_pH - linear_pH_effect,
+        "grid": with_true_pH - from_truth + problem.errors.grid_on_drug.sum(dim=1),
+        "noise": from_truth - whiten_images(lambda i: problem.drug[i].measured),
     }
 
     fields = problem.solve(truth, problem.forward(), tangents=True)
     J = problem.jacobian(fields.d_contrast, fields.d_pools).numpy()
     curves = problem.residual(fields.contrast, None).numpy()
-    of_curves, of_drug = J[: len(curves)], J[len(curves) :]
+    J_curves, J_drug = J[: len(curves)], J[len(curves) :]
     hessian = J.T @ J + np.diag(unknowns.prior_sd**-2.0)
     sd = np.sqrt(np.diag(np.linalg.inv(hessian)))
     gradients = {
-        k: of_drug.T @ problem.errors.drug.eliminate_tangents(v[None])[0].numpy()
+        k: J_drug.T @ problem.errors.drug.eliminate_tangents(v[None])[0].numpy()
         for k, v in parts.items()
     }
     gradients |= {
-        "contrast agent": of_curves.T @ curves,
+        "contrast agent": J_curves.T @ curves,
         "prior": (truth - unknowns.prior_mean) / unknowns.prior_sd**2,
     }
     found = {
@@ -177,7 +191,7 @@ def shifts(study: Path) -> dict[str, dict[str, float]]:
     }
 
 
-def _in_words(by_source: dict[str, float]) -> str:
+def _format_shifts(by_source: dict[str, float]) -> str:
     return ", ".join(f"{source} {value:+.2f}" for source, value in by_source.items())
 
 

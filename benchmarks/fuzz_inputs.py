@@ -1,5 +1,4 @@
-# lists of values read better in long lines
-"""What the fuzzer hands over: valid inputs, how they are spoiled, and who reads them."""
+"""Inputs of the fuzz test: valid inputs, their corruption, and the readers."""
 
 from __future__ import annotations
 
@@ -127,23 +126,24 @@ VALUES: tuple[Any, ...] = (
 
 @dataclass(frozen=True)
 class Reader:
-    """A reader, and how an input for it is made.
+    """A reader and the generator of its inputs.
 
     Attributes:
-        weight: share of all inputs. spoil: writes the input of a random generator into a folder.
-            read: reads it from there.
+        weight: Share of all inputs.
+        corrupt: Writes an input, which a random generator determines, into a folder.
+        read: Reads the input from the folder.
     """
 
     weight: int
-    spoil: Callable[[Path, Rng], None]
+    corrupt: Callable[[Path, Rng], None]
     read: Callable[[Path], Any]
 
 
-# ---- spoiling
+# ---- corruption
 
 
-def bytes_spoiled(content: bytes, rng: Rng, within: int | None = None) -> bytes:
-    """Bytes changed at one place or a few; ``within`` holds the places to the beginning."""
+def corrupt_bytes(content: bytes, rng: Rng, within: int | None = None) -> bytes:
+    """Change bytes at one to four positions, which are below ``within`` if it is given."""
     raw = bytearray(content)
     for _ in range(int(rng.integers(1, 5))):
         end = min(len(raw), within or len(raw))
@@ -172,8 +172,8 @@ def bytes_spoiled(content: bytes, rng: Rng, within: int | None = None) -> bytes:
 VALUES_32 = (np.nan, np.inf, -np.inf, 0.0, -1.0, 1e38, -1e38, 1e-45, 352.0, 0.5)
 
 
-def value_spoiled(value: Any, rng: Rng) -> Any:
-    """A tree of tables and lists with something in it replaced, removed or added."""
+def corrupt_value(value: Any, rng: Rng) -> Any:
+    """Replace, remove or add one entry of a tree of tables and lists."""
     if isinstance(value, dict) and value and rng.random() < 0.9:
         key = list(value)[int(rng.integers(len(value)))]
         match int(rng.integers(0, 8)):
@@ -182,10 +182,12 @@ def value_spoiled(value: Any, rng: Rng) -> Any:
             case 1:
                 return {
                     **value,
-                    ("x" * int(rng.integers(1, 9)) if rng.random() < 0.8 else "a b\n<"): _any(rng),
+                    (
+                        "x" * int(rng.integers(1, 9)) if rng.random() < 0.8 else "a b\n<"
+                    ): _random_value(rng),
                 }
             case _:
-                return {**value, key: value_spoiled(value[key], rng)}
+                return {**value, key: corrupt_value(value[key], rng)}
     if isinstance(value, list) and value and rng.random() < 0.6:
         at = int(rng.integers(len(value)))
         return [
@@ -193,22 +195,22 @@ def value_spoiled(value: Any, rng: Rng) -> Any:
             *(
                 []
                 if rng.random() < 0.2
-                else [value_spoiled(value[at], rng)] * int(rng.integers(1, 3))
+                else [corrupt_value(value[at], rng)] * int(rng.integers(1, 3))
             ),
             *value[at + 1 :],
         ]
     if isinstance(value, (int, float)) and abs(value) < 1e300 and rng.random() < 0.4:
         return value * 10.0 ** float(rng.integers(-20, 20)) * float(rng.choice([-1.0, 1.0]))
-    return _any(rng)
+    return _random_value(rng)
 
 
-def _any(rng: Rng) -> Any:
+def _random_value(rng: Rng) -> Any:
     return VALUES[int(rng.integers(len(VALUES)))]
 
 
-def spoiled_often(value: Any, rng: Rng) -> Any:
+def corrupt_repeatedly(value: Any, rng: Rng) -> Any:
     for _ in range(int(rng.integers(1, 4))):
-        value = value_spoiled(value, rng)
+        value = corrupt_value(value, rng)
     return value
 
 
@@ -237,29 +239,31 @@ def _toml(v: Any) -> str:
     )
 
 
-def tree(name: str, valid: Any, write: Callable[[Any], bytes]) -> Callable[[Path, Rng], None]:
-    """Spoils a tree that is written to a file: its values, its bytes, or both."""
+def tree_corrupter(
+    name: str, valid: Any, write: Callable[[Any], bytes]
+) -> Callable[[Path, Rng], None]:
+    """Corrupts a tree that is written to a file: its values, its bytes, or both."""
 
-    def spoil(folder: Path, rng: Rng) -> None:
-        content = write(spoiled_often(valid, rng) if rng.random() < 0.8 else valid)
-        (folder / name).write_bytes(bytes_spoiled(content, rng) if rng.random() < 0.3 else content)
+    def corrupt(folder: Path, rng: Rng) -> None:
+        content = write(corrupt_repeatedly(valid, rng) if rng.random() < 0.8 else valid)
+        (folder / name).write_bytes(corrupt_bytes(content, rng) if rng.random() < 0.3 else content)
 
-    return spoil
+    return corrupt
 
 
-def plain(name: str, valid: bytes) -> Callable[[Path, Rng], None]:
-    """Spoils the bytes of a file."""
+def byte_corrupter(name: str, valid: bytes) -> Callable[[Path, Rng], None]:
+    """Corrupts the bytes of a file."""
 
-    def spoil(folder: Path, rng: Rng) -> None:
-        (folder / name).write_bytes(bytes_spoiled(valid, rng))
+    def corrupt(folder: Path, rng: Rng) -> None:
+        (folder / name).write_bytes(corrupt_bytes(valid, rng))
 
-    return spoil
+    return corrupt
 
 
 # ---- valid inputs
 
 
-def volume(shape: tuple[int, ...], fill: float | np.ndarray = 1.0) -> bytes:
+def volume_bytes(shape: tuple[int, ...], fill: float | np.ndarray = 1.0) -> bytes:
     import nibabel as nib
 
     affine = np.diag([1.0, 1.2, 2.0, 1.0])
@@ -472,7 +476,7 @@ PEOPLE = b"participant_id\tsession_id\tage\tgroup\n" + b"".join(
 
 
 def saved_fit() -> bytes:
-    """A small fit as it is saved."""
+    """The bytes of a small saved fit."""
     from nanopinn.inference.saved_fit import fit_to_bytes
     from nanopinn.results.fit_result import (
         CheckItem,
@@ -518,10 +522,8 @@ def saved_fit() -> bytes:
     return fit_to_bytes(fit)
 
 
-def resealed(content: bytes, rng: Rng) -> bytes:
-    """A saved fit with its content spoiled and its checksum made right again, as one who means harm
-    would.
-    """
+def corrupt_saved_fit(content: bytes, rng: Rng) -> bytes:
+    """A saved fit with corrupted content and a recomputed, valid checksum, as in an attack."""
     import torch
     from safetensors.torch import load, save
 
@@ -529,8 +531,8 @@ def resealed(content: bytes, rng: Rng) -> bytes:
 
     arrays = load(content)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-    spoiled = spoiled_often(json.loads(header["content"]), rng)
-    text = json.dumps(spoiled)
+    corrupted = corrupt_repeatedly(json.loads(header["content"]), rng)
+    text = json.dumps(corrupted)
     if rng.random() < 0.3:
         name = list(arrays)[int(rng.integers(len(arrays)))]
         arrays[name] = arrays[name].to(
@@ -543,9 +545,9 @@ def resealed(content: bytes, rng: Rng) -> bytes:
 
 
 def readers() -> dict[str, Reader]:
-    """Every reader of what a user may hand over."""
+    """All readers of input files."""
     import monai.data  # noqa: F401
-    import torch  # noqa: F401  # loaded here, so that no input pays for it
+    import torch  # noqa: F401  # imported here, so that the time of no input includes the import
 
     from nanopinn import settings
     from nanopinn.cli.config import build_settings
@@ -568,12 +570,11 @@ def readers() -> dict[str, Reader]:
     from nanopinn.studies.tissue_source import _ktrans_unit
 
     flat, series, fit = (
-        volume(SHAPE),
-        volume((*SHAPE, FRAMES), np.linspace(0.2, 1.0, FRAMES)),
+        volume_bytes(SHAPE),
+        volume_bytes((*SHAPE, FRAMES), np.linspace(0.2, 1.0, FRAMES)),
         saved_fit(),
     )
-    series = bytearray(series)
-    spectra = volume((*SHAPE, FRAMES), np.r_[1.0, np.linspace(0.9, 0.4, FRAMES - 1)])
+    spectra = volume_bytes((*SHAPE, FRAMES), np.r_[1.0, np.linspace(0.9, 0.4, FRAMES - 1)])
     kinds = {
         "fit": settings.FitSettings,
         "imaging": ImagingInputs,
@@ -585,28 +586,31 @@ def readers() -> dict[str, Reader]:
     grid, inside = np.diag([1.0, 1.2, 2.0, 1.0]), np.ones(SHAPE, dtype=bool)
 
     def header(valid: bytes, name: str) -> Callable[[Path, Rng], None]:
-        def spoil(folder: Path, rng: Rng) -> None:
-            raw = bytes_spoiled(valid, rng, within=352 if rng.random() < 0.8 else None)
+        def corrupt(folder: Path, rng: Rng) -> None:
+            raw = corrupt_bytes(valid, rng, within=352 if rng.random() < 0.8 else None)
             (folder / name).write_bytes(gzip.compress(raw, 1) if name.endswith("gz") else raw)
 
-        return spoil
+        return corrupt
 
     def stream(folder: Path, rng: Rng) -> None:
         (folder / "a.nii.gz").write_bytes(
-            bytes_spoiled(packed, rng, within=None if rng.random() < 0.7 else 30)
+            corrupt_bytes(packed, rng, within=None if rng.random() < 0.7 else 30)
         )
 
     def beside(valid: bytes, side: dict[str, Any]) -> Callable[[Path, Rng], None]:
-        spoil_side, spoil_volume = tree("a.json", side, as_json), header(valid, "a.nii")
+        corrupt_sidecar, corrupt_volume = (
+            tree_corrupter("a.json", side, as_json),
+            header(valid, "a.nii"),
+        )
 
-        def spoil(folder: Path, rng: Rng) -> None:
-            spoil_side(folder, rng)
+        def corrupt(folder: Path, rng: Rng) -> None:
+            corrupt_sidecar(folder, rng)
             if rng.random() < 0.2:
-                spoil_volume(folder, rng)
+                corrupt_volume(folder, rng)
             else:
                 (folder / "a.nii").write_bytes(valid)
 
-        return spoil
+        return corrupt
 
     def values(folder: Path, rng: Rng) -> None:
         usual = [1.0, 1.4, 6.9, 100.0][int(rng.integers(4))]
@@ -623,8 +627,8 @@ def readers() -> dict[str, Reader]:
         image.header.set_xyzt_units("mm")
         (folder / "a.nii").write_bytes(image.to_bytes())
 
-    def several(*each: Callable[[Path], Any]) -> Callable[[Path], Any]:
-        """All of them, though the first refuses; accepted if one of them accepts."""
+    def read_with_all(*each: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        """Calls all readers; the input is refused if all of them refuse it."""
 
         def read(folder: Path) -> None:
             refusals = []
@@ -632,7 +636,7 @@ def readers() -> dict[str, Reader]:
                 try:
                     one(folder)
                 except InputError as error:
-                    in_one_line(error)
+                    check_error(error)
                     refusals.append(error)
             if len(refusals) == len(each):
                 raise refusals[0]
@@ -640,35 +644,37 @@ def readers() -> dict[str, Reader]:
         return read
 
     def offsets(folder: Path, rng: Rng) -> None:
-        plain("o.csv", OFFSET_TABLE)(folder, rng)
+        byte_corrupter("o.csv", OFFSET_TABLE)(folder, rng)
         (folder / a).write_bytes(spectra)
 
     def result_folder(folder: Path, rng: Rng) -> None:
         for name, valid in TABLES.items():
-            tree(f"{name}.json", valid, as_json)(folder, rng)
+            tree_corrupter(f"{name}.json", valid, as_json)(folder, rng)
 
     def formulations(folder: Path, rng: Rng) -> None:
-        tree("schedule.toml", SCHEDULE if rng.random() < 0.3 else ONE_DOSE, as_toml)(folder, rng)
+        tree_corrupter("schedule.toml", SCHEDULE if rng.random() < 0.3 else ONE_DOSE, as_toml)(
+            folder, rng
+        )
         (folder / "own.toml").write_bytes(as_toml(FORMULATION))
 
     def fits(folder: Path, rng: Rng) -> None:
         try:
             content = (
-                resealed(fit, rng)
+                corrupt_saved_fit(fit, rng)
                 if rng.random() < 0.5
-                else bytes_spoiled(fit, rng, within=None if rng.random() < 0.5 else 200)
+                else corrupt_bytes(fit, rng, within=None if rng.random() < 0.5 else 200)
             )
         except (
             RuntimeError,
             OverflowError,
             ValueError,
             TypeError,
-        ):  # not even one who means harm can write this one
-            content = bytes_spoiled(fit, rng)
+        ):  # this content cannot be written to a file
+            content = corrupt_bytes(fit, rng)
         (folder / "fit.safetensors").write_bytes(content)
 
     def config(folder: Path) -> Any:
-        return several(
+        return read_with_all(
             *(
                 lambda f, t=t, k=k: build_settings(
                     k, t, f / "c.toml", {"dce": "a"} if t == "imaging" else {}
@@ -688,7 +694,7 @@ def readers() -> dict[str, Reader]:
         "maps by their values": Reader(
             4,
             values,
-            several(
+            read_with_all(
                 lambda f: load_mask(f / a, SHAPE, grid),
                 lambda f: load_b1(f / a),
                 lambda f: _from_map(f / a, None),
@@ -696,12 +702,14 @@ def readers() -> dict[str, Reader]:
             ),
         ),
         "DCE sidecar": Reader(
-            14, tree("a.json", DCE, as_json), lambda f: load_acquisition(f / a, FRAMES, 7.0)
+            14,
+            tree_corrupter("a.json", DCE, as_json),
+            lambda f: load_acquisition(f / a, FRAMES, 7.0),
         ),
         "sidecars of maps": Reader(
             8,
             beside(flat, IMAGE),
-            several(
+            read_with_all(
                 lambda f: load_drug_image(f / a, SHAPE, grid, inside),
                 lambda f: _inversion_time(f / a),
                 lambda f: _ktrans_unit(f / a),
@@ -713,44 +721,46 @@ def readers() -> dict[str, Reader]:
             4, offsets, lambda f: read_spectra(f / a, offsets_file=f / "o.csv")
         ),
         "arterial input": Reader(
-            5, plain("aif.tsv", CURVE), lambda f: read_curve(f / "aif.tsv", np.array(TIMES), 0.42)
+            5,
+            byte_corrupter("aif.tsv", CURVE),
+            lambda f: read_curve(f / "aif.tsv", np.array(TIMES), 0.42),
         ),
         "participants": Reader(
             3,
-            plain("participants.tsv", PEOPLE),
+            byte_corrupter("participants.tsv", PEOPLE),
             lambda f: read_participants(f / "participants.tsv"),
         ),
         "schedule": Reader(6, formulations, lambda f: read_schedule(f / "schedule.toml")),
         "formulation": Reader(
             6,
-            tree("own.toml", FORMULATION, as_toml),
+            tree_corrupter("own.toml", FORMULATION, as_toml),
             lambda f: str(read_formulation(f / "own.toml")),
         ),
         "calibration": Reader(
             4,
-            tree("c.toml", CALIBRATION, as_toml),
+            tree_corrupter("c.toml", CALIBRATION, as_toml),
             lambda f: read_calibration(f / "c.toml").invert(np.ones(3), np.ones(3)),
         ),
         "agent": Reader(
-            4, tree("agent.toml", AGENT, as_toml), lambda f: load_agent(f / "agent.toml")
+            4, tree_corrupter("agent.toml", AGENT, as_toml), lambda f: load_agent(f / "agent.toml")
         ),
-        "configuration": Reader(5, tree("c.toml", CONFIG, as_toml), config),
+        "configuration": Reader(5, tree_corrupter("c.toml", CONFIG, as_toml), config),
         "saved fit": Reader(
             6,
             fits,
-            several(lambda f: format_summary(load_fit(f)), lambda f: load_fitted_problem(f)),
+            read_with_all(lambda f: format_summary(load_fit(f)), lambda f: load_fitted_problem(f)),
         ),
         "tables of a result": Reader(3, result_folder, lambda f: read_result(f)),
     }
 
 
-def in_one_line(error: InputError) -> None:
-    """Hold an error to what all of them promise.
+def check_error(error: InputError) -> None:
+    """Check that an error is one printable line and names a file or a field.
 
     Raises:
-        AssertionError: it is no line, or says neither which file nor which field.
+        AssertionError: It does not.
     """
     text = str(error)
-    assert text.isprintable(), "an InputError that is no line"
-    assert len(text) < 8000, "an InputError of many lines"
+    assert text.isprintable(), "an InputError that is not one printable line"
+    assert len(text) < 8000, "an InputError of more than 8000 characters"
     assert error.file or error.field, f"an InputError that names neither file nor field: {text}"

@@ -1,8 +1,9 @@
-"""How long finite volumes take: against FiPy in the same run, for the contrast agent and the whole
-drug model, and as grids grow.
+"""Duration of the finite-volume solvers: compared with FiPy in the same run, for the contrast agent
+and the full drug model, and as a function of the number of voxels.
 
 Run: python benchmarks/fv.py [--device cuda] [--only peer|solves|growth] [--sizes 16 32 48 64 96]
-[--figure docs/figures/fv_growth.png] (FiPy: pip install -e '.[test]')
+[--figure docs/figures/fv_growth.png]
+FiPy is installed by: pip install -e '.[test]'
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ NONE = torch.zeros(0, dtype=torch.float64)
 
 
 def timed(work: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
-    """Best of a few runs, and the result."""
+    """Shortest duration of ``repeats`` runs, s, and the result."""
     best = float("inf")
     for _ in range(repeats):
         began = time.perf_counter()
@@ -52,16 +53,22 @@ def timed(work: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
 
 
 def tumour(shape: tuple[int, int, int], device: str) -> ForwardModel:
-    """A rough ball of tumour in normal tissue, 0.5 mm voxels."""
+    """A spherical tumour with random tissue maps in normal tissue, voxels of 0.5 mm."""
     g = torch.Generator().manual_seed(0)
     axes = [(torch.arange(n, dtype=torch.float64) + 0.5 - n / 2) * VOXEL_M for n in shape]
     r = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(dim=0).sqrt()
 
-    def rough(low: float, high: float) -> Tensor:
+    def random_map(low: float, high: float) -> Tensor:
         return (low + (high - low) * torch.rand(shape, generator=g, dtype=torch.float64)).to(device)
 
     ball = (r < 0.35 * min(shape) * VOXEL_M).double().to(device)
-    maps = TissueMaps(ball, rough(5e-4, 3e-3), rough(0.15, 0.4), rough(0.01, 0.05), rough(6.5, 7.2))
+    maps = TissueMaps(
+        ball,
+        random_map(5e-4, 3e-3),
+        random_map(0.15, 0.4),
+        random_map(0.01, 0.05),
+        random_map(6.5, 7.2),
+    )
     return ForwardModel(Setting(maps, Grid(shape, (VOXEL_M, VOXEL_M, VOXEL_M)), 1), lambda _: {})
 
 
@@ -86,7 +93,7 @@ def contrast_low_rank(forward: ForwardModel, flow: FlowSolution) -> Tensor:
 
 
 def drug(forward: ForwardModel, flow: FlowSolution, hours: float, step: float) -> Any:
-    """Thermosensitive liposomes, an hour of heat from the dose on, every pool."""
+    """All pools of thermosensitive liposomes with one hour of heat from the dose on."""
     maps = forward.setting.maps
     start = torch.zeros(
         (len(FULL_POOLS.pools), *maps.phi.shape), dtype=maps.phi.dtype, device=maps.phi.device
@@ -97,7 +104,7 @@ def drug(forward: ForwardModel, flow: FlowSolution, hours: float, step: float) -
 
 
 def _heated(forward: ForwardModel, flow: FlowSolution, hours: float) -> Iterator[Interval]:
-    """The hour of heat and what follows it, one held at a time."""
+    """The heated interval and the one after it; only one is in memory at a time."""
     plasma = THERMOSENSITIVE.plasma([Dose(0.0, 9e-5)])
     model, maps, grid = forward.model(NONE), forward.setting.maps, forward.setting.grid
     for start, end, kelvin in ((0.0, HOUR, 315.15), (HOUR, hours * HOUR, 310.15)):
@@ -125,9 +132,9 @@ def _heated(forward: ForwardModel, flow: FlowSolution, hours: float) -> Iterator
         del interval
 
 
-def against_fipy() -> None:
-    """One pool that is carried, diffuses and reacts, the same grid and steps; FiPy with its own
-    solver for such matrices.
+def compare_with_fipy() -> None:
+    """One pool with convection, diffusion and reaction on the same grid and time steps; FiPy uses
+    its default solver.
     """
     import fipy
 
@@ -137,7 +144,7 @@ def against_fipy() -> None:
     flow = forward.solve_flow(NONE)
     for axis, f in enumerate(
         flow.flows
-    ):  # the two codes hold different boundaries open: close them all
+    ):  # the two codes treat open boundaries differently, so that all are closed
         f.narrow(axis, 0, 1).zero_()
         f.narrow(axis, f.shape[axis] - 1, 1).zero_()
     system = PoolAssembler(("one",), phi)
@@ -153,13 +160,15 @@ def against_fipy() -> None:
         lambda: integrate_fixed_steps(operator, pools.capacity, lambda t: (source, None), times), 3
     )
 
-    def fast(values: Tensor) -> np.ndarray:
+    def to_fipy_order(values: Tensor) -> np.ndarray:
         return values.numpy().transpose(2, 1, 0).ravel()
 
-    mm = 1e3 * VOXEL_M  # in metres the coefficients drown in FiPy's own tolerances
+    mm = 1e3 * VOXEL_M  # in metres the coefficients are below FiPy's tolerances
     mesh = fipy.Grid3D(nx=shape[0], ny=shape[1], nz=shape[2], dx=mm, dy=mm, dz=mm)
     C = fipy.CellVariable(mesh=mesh, value=0.0)
-    porosity, made = (fipy.CellVariable(mesh=mesh, value=fast(v)) for v in (phi, source[0]))
+    porosity, made = (
+        fipy.CellVariable(mesh=mesh, value=to_fipy_order(v)) for v in (phi, source[0])
+    )
     velocity = fipy.FaceVariable(mesh=mesh, rank=1, value=_fipy_velocity(mesh, flow, grid))
     equation = fipy.TransientTerm(coeff=porosity) == (
         fipy.DiffusionTerm(coeff=(2e-4 * porosity).harmonicFaceValue)
@@ -181,19 +190,19 @@ def against_fipy() -> None:
         f"peer: {steps} steps of {shape}: nanopinn {ours:.3f} s, FiPy"
         f" {fipy.__version__} {theirs:.1f} s"
     )
-    print(f"{head}, {theirs / ours:.0f} times slower")
+    print(f"{head} ({theirs / ours:.0f} times as long)")
     for name, other in (
         ("at the same steps", coarse),
-        ("extrapolated to steps of no length", finer),
+        ("extrapolated to zero step length", finer),
     ):
         print(
-            f"      distance from FiPy {name}:"
+            f"      relative difference from FiPy {name}:"
             f" {np.linalg.norm(found - other) / np.linalg.norm(found):.1e}"
         )
 
 
 def _fipy_velocity(mesh: Any, flow: FlowSolution, grid: Grid) -> np.ndarray:
-    """Our volume flows on FiPy's faces, mm/s."""
+    """Velocities on FiPy's faces, mm/s, from our volume flows."""
     x = np.array(mesh.faceCenters)
     value = np.zeros_like(x)
     normal = np.abs(np.array(mesh.faceNormals)).argmax(axis=0)
@@ -208,7 +217,7 @@ def _fipy_velocity(mesh: Any, flow: FlowSolution, grid: Grid) -> np.ndarray:
     return value
 
 
-def solves(device: str, shape: tuple[int, int, int]) -> None:
+def time_solves(device: str, shape: tuple[int, int, int]) -> None:
     forward = tumour(shape, device)
     forward.solve_flow(NONE)
     forward.last_pressure = None
@@ -216,57 +225,60 @@ def solves(device: str, shape: tuple[int, int, int]) -> None:
     print(f"{shape} on {device}: pressure {seconds:.3f} s")
     aif, frames = bolus()
     exact = forward.solve_contrast(NONE, flow, aif, frames, SDIRK3, 8)[0]
-    marching, (C, _, _) = timed(lambda: forward.solve_contrast(NONE, flow, aif, frames), 3)
-    ranking, R = timed(lambda: contrast_low_rank(forward, flow), 3)
-    for name, took, found in (("march", marching, C), ("low rank", ranking, R)):
+    integration_s, (C, _, _) = timed(lambda: forward.solve_contrast(NONE, flow, aif, frames), 3)
+    low_rank_s, R = timed(lambda: contrast_low_rank(forward, flow), 3)
+    for name, took, found in (
+        ("time integration", integration_s, C),
+        ("low rank", low_rank_s, R),
+    ):
         error = float((found - exact).norm() / exact.norm())
         worst = float((found - exact).abs().max() / exact.max())
         print(
             f"  contrast, {FRAMES} frames in 10 min, {name}: {took:.3f} s, temporal error"
-            f" {error:.1e} (largest {worst:.1e} of the peak)"
+            f" {error:.1e} (at most {worst:.1e} of the peak)"
         )
     seconds, run = timed(lambda: drug(forward, flow, 72, 1e-4))
     finer = drug(forward, flow, 72, 1e-5)
     error = float((run.U - finer.U).norm() / finer.U.norm())
     print(
-        f"  drug, {len(FULL_POOLS.pools)} pools, 72 h with an hour of heat: {seconds:.1f} s,"
+        f"  drug, {len(FULL_POOLS.pools)} pools, 72 h with one hour of heat: {seconds:.1f} s,"
         f" temporal error {error:.1e}; {run}"
     )
 
 
-def one_size(n: int, device: str, out: Any) -> None:
+def time_one_size(n: int, device: str, out: Any) -> None:
     forward = tumour((n, n, n), device)
-    pressing, flow = timed(lambda: forward.solve_flow(NONE))
-    contrasting, _ = timed(lambda: contrast_low_rank(forward, flow))
+    pressure_s, flow = timed(lambda: forward.solve_flow(NONE))
+    contrast_s, _ = timed(lambda: contrast_low_rank(forward, flow))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    drugging, _ = timed(lambda: drug(forward, flow, 6, 1e-3))
+    drug_s, _ = timed(lambda: drug(forward, flow, 6, 1e-3))
     whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    out.put((n, pressing, contrasting, drugging, memory, whole))
+    out.put((n, pressure_s, contrast_s, drug_s, memory, whole))
 
 
-def growth(device: str, sizes: list[int], figure: Path | None) -> None:
-    """Each size in a process of its own, so that its memory is its own."""
+def time_growth(device: str, sizes: list[int], figure: Path | None) -> None:
+    """Run each size in its own process, so that peak memory is measured for that size alone."""
     context = multiprocessing.get_context("spawn")
     rows = []
     for n in sizes:
         queue = context.Queue()
-        process = context.Process(target=one_size, args=(n, device, queue))
+        process = context.Process(target=time_one_size, args=(n, device, queue))
         process.start()
         rows.append(queue.get())
         process.join()
         took = (
-            "pressure {:.2f} s, contrast {:.2f} s, drug 6 h {:.1f} s; {:.2f} GB without drug,"
-            " {:.2f} with".format(*rows[-1][1:])
+            "pressure {:.2f} s, contrast {:.2f} s, drug 6 h {:.1f} s; peak memory {:.2f} GB before"
+            " the drug, {:.2f} GB after".format(*rows[-1][1:])
         )
         print(f"{n:4d}^3: {took}")
-    everywhere, upper = _exponents(rows), _exponents(rows[-3:])
+    exponents_all, exponents_largest = _exponents(rows), _exponents(rows[-3:])
     print(
-        "growth, exponent of the number of voxels: pressure {:.2f}, contrast {:.2f}, drug {:.2f}"
-        " over all sizes".format(*everywhere)
+        "exponent of the number of voxels over all sizes: pressure {:.2f}, contrast {:.2f}, drug"
+        " {:.2f}".format(*exponents_all)
     )
-    print("  over the largest three: {:.2f}, {:.2f}, {:.2f}".format(*upper))
+    print("  over the three largest sizes: {:.2f}, {:.2f}, {:.2f}".format(*exponents_largest))
     if figure is not None:
-        _draw(rows, everywhere, figure)
+        _draw(rows, exponents_all, figure)
 
 
 def _exponents(rows: list[tuple[float, ...]]) -> list[float]:
@@ -301,11 +313,11 @@ def main() -> None:
     given = arguments.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     if given.only in (None, "peer"):
-        against_fipy()
+        compare_with_fipy()
     if given.only in (None, "solves"):
-        solves(given.device, tuple(given.shape))
+        time_solves(given.device, tuple(given.shape))
     if given.only in (None, "growth"):
-        growth(given.device, given.sizes, given.figure)
+        time_growth(given.device, given.sizes, given.figure)
 
 
 if __name__ == "__main__":

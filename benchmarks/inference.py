@@ -1,9 +1,11 @@
-"""Inference against its peers: the same problem, the same machine, error against time.
+"""Error against time of our engines and of other methods, for the same problem on one machine.
 
-Run: python benchmarks/inference.py reaction [--seconds 120] [--seeds 5] [--figure
-docs/figures/inference_reaction.png] python benchmarks/inference.py peer [--seconds 120] [--seeds 5]
-[--figure docs/figures/inference_peer.png] (DeepXDE: pip install -c constraints-cpu.txt -e
-'.[bench]'; it needs neither tensorflow nor torchvision)
+    python benchmarks/inference.py reaction [--seconds 120] [--seeds 5]
+        [--figure docs/figures/inference_reaction.png]
+    python benchmarks/inference.py peer [--seconds 120] [--seeds 5]
+        [--figure docs/figures/inference_peer.png]
+
+DeepXDE is installed by: pip install -c constraints-cpu.txt -e '.[bench]'
 """
 
 from __future__ import annotations
@@ -43,13 +45,13 @@ REACTION = (
 TRUE_D, TRUE_KF = 2e-3, 0.1
 
 
-#: Seconds so far; of this process alone with ``--clock cpu``, where other work shares the machine.
+#: Clock, s; with ``--clock cpu`` that of this process, for machines that run other work.
 now: Callable[[], float] = time.perf_counter
 
 
 @dataclass
 class Course:
-    """Error over time of one method: (seconds, error), as it came."""
+    """Error of one method over time, as pairs (seconds, error)."""
 
     name: str
     points: list[tuple[float, float]] = field(default_factory=list)
@@ -58,23 +60,22 @@ class Course:
         self.points.append((seconds, error))
 
     def at(self, seconds: float) -> float:
-        """The last error before a time."""
+        """The error at a time."""
         return [e for s, e in self.points if s <= seconds][-1]
 
     def time_to_stay_below(self, error: float) -> float:
-        """Seconds after which the error stayed below; infinite if it never did."""
+        """Seconds after which the error stays below ``error``; infinite if it never does."""
         above = [i for i, (_, e) in enumerate(self.points) if not e < error]
         first = above[-1] + 1 if above else 0
         return self.points[first][0] if first < len(self.points) else math.inf
 
 
 # --- the public reaction problem
-# -------------------------------------------------------------------------------------
 
 
 def reaction_problem(every: int) -> SystemProblem:
-    """Two species on every so many of the file's 201 points; a value is given at the left, none
-    comes from the right.
+    """Two species on every ``every``-th of the file's 201 points. The concentrations are 1 at the
+    left end and 0 at the right end.
     """
     with np.load(REACTION) as d:
         x, t = d["x"].ravel()[::every], d["t"].ravel()
@@ -97,34 +98,34 @@ def reaction_problem(every: int) -> SystemProblem:
     )
 
 
-def worst(D: float, kf: float) -> float:
+def largest_error(D: float, kf: float) -> float:
     return max(abs(D / TRUE_D - 1), abs(kf / TRUE_KF - 1))
 
 
-def ours(
+def run_engine(
     name: str, every: int, fit: Callable[[Any, Callable[..., None]], Any]
 ) -> tuple[Course, Any]:
-    """One of our engines, its time counted from posing the problem."""
+    """Run one of our engines; the time includes building the problem."""
     path, began = Course(name), now()
 
     def progress(_: str, __: float, numbers: Any) -> None:
-        path.add(now() - began, worst(numbers["D"], numbers["kf"]))
+        path.add(now() - began, largest_error(numbers["D"], numbers["kf"]))
 
     fitted = fit(reaction_problem(every), progress)
-    path.add(now() - began, worst(fitted.run["D"].median, fitted.run["kf"].median))
+    path.add(now() - began, largest_error(fitted.run["D"].median, fitted.run["kf"].median))
     D, kf = fitted.run["D"], fitted.run["kf"]
     print(
         f"{name:8s} {path.points[-1][0]:7.2f} s  D {D.median / TRUE_D - 1:+.2%} (sd {D.sd:.2%})  kf"
-        f" {kf.median / TRUE_KF - 1:+.2%} (sd {kf.sd:.2%})  both within 1 % from"
+        f" {kf.median / TRUE_KF - 1:+.2%} (sd {kf.sd:.2%})  both within 1 % after"
         f" {path.time_to_stay_below(0.01):.2f} s;  {fitted.run.message}",
         flush=True,
     )
     return path, fitted
 
 
-def deepxde(seconds: float, points: int | None, seed: int) -> Course:
-    """DeepXDE's documented recipe on the same file; ``points`` None: every one of them, as
-    documented.
+def run_deepxde(seconds: float, points: int | None, seed: int) -> Course:
+    """DeepXDE's documented example on the same file, with ``points`` random data points or with
+    all of them, as documented, if None.
     """
     os.environ["DDE_BACKEND"] = "pytorch"
     import deepxde as dde
@@ -184,7 +185,7 @@ def deepxde(seconds: float, points: int | None, seed: int) -> Course:
 
         def on_epoch_end(self) -> None:
             self.steps += 1
-            path.add(now() - began, worst(1e-3 * float(D.detach()), float(kf.detach())))
+            path.add(now() - began, largest_error(1e-3 * float(D.detach()), float(kf.detach())))
             if path.points[-1][0] > seconds:
                 self.model.stop_training = True
 
@@ -201,11 +202,11 @@ def deepxde(seconds: float, points: int | None, seed: int) -> Course:
 
 
 def reaction(given: argparse.Namespace) -> None:
-    """D and kf from the public file: both engines, and DeepXDE for a fixed time."""
-    paths = [ours("fv", 1, lambda p, progress: fit_fv(p, progress=progress))[0]]
+    """D and kf of the public file by ``fv``, by ``pinn``, and by DeepXDE for a fixed time."""
+    paths = [run_engine("fv", 1, lambda p, progress: fit_fv(p, progress=progress))[0]]
     settings = PinnSettings(iterations=50)
     pinns = [
-        ours(
+        run_engine(
             "pinn",
             given.every,
             lambda p, progress, s=seed: fit_pinn(p, settings=settings, seed=s, progress=progress),
@@ -221,44 +222,51 @@ def reaction(given: argparse.Namespace) -> None:
         f"pinn over {given.seeds} seeds: D"
         f" {np.median(errors[:, 0]):+.2%} ({errors[:, 0].min():+.2%} .. {errors[:, 0].max():+.2%}),"
         f" kf {np.median(errors[:, 1]):+.2%} ({errors[:, 1].min():+.2%} .."
-        f" {errors[:, 1].max():+.2%}); within 1 % from {reached[len(reached) // 2]:.1f} s"
+        f" {errors[:, 1].max():+.2%}); within 1 % after {reached[len(reached) // 2]:.1f} s"
         f" ({reached[0]:.1f} .. {reached[-1]:.1f})"
     )
     if find_spec("deepxde") is None:
         print(
-            "DeepXDE is not installed, its curve is left out: pip install -c constraints-cpu.txt -e"
-            " '.[bench]'"
+            "DeepXDE is not installed and is left out. Install it by: pip install -c"
+            " constraints-cpu.txt -e '.[bench]'"
         )
     else:
         for points in (None, 2000):
-            peer = deepxde(given.seconds, points, seed=0)
+            peer = run_deepxde(given.seconds, points, seed=0)
             paths.append(peer)
             best = float(np.median([e for _, e in peer.points[-100:]]))
             for mine in (paths[0], pinns[0][0]):
                 reached_at = mine.time_to_stay_below(best)
                 sooner = peer.points[-1][0] / reached_at
                 print(
-                    f"  {mine.name} stays below its last error of {best:.1%} from"
-                    f" {reached_at:.2f} s on: {sooner:.0f} times sooner"
+                    f"  {mine.name} stays below the final error of DeepXDE ({best:.1%}) after"
+                    f" {reached_at:.2f} s: {sooner:.0f} times faster"
                 )
     if given.figure is not None:
         draw(paths, "largest relative error of D and kf", given.figure)
 
 
-# --- the published recipe for interstitial pressure from one liposome image
-# ------------------------------------------
+# --- the published method for interstitial pressure from one liposome image
 
 
 @dataclass(frozen=True)
 class LiposomeImage:
-    """A phantom's liposome image, and what the recipe is told: the true means of everything it
-    holds constant.
+    """A phantom's liposome image and the true means of the constants of the published method.
 
     Attributes:
-        where: ``(n, 3)`` m. tissue: ``(n,)`` kg/m3 less blood. tumour: ``(n,)`` bool. pressure:
-            ``(n,)`` Pa, the truth.
-        K, LpSV, p_e, sigma, retardation, decay, porosity: SI. plasma: kg/m3 at a time. seconds:
-            after the dose.
+        where: Positions ``(n, 3)``, m.
+        tissue: Concentration without that in blood ``(n,)``, kg/m3.
+        tumour: Whether a voxel belongs to the tumour, ``(n,)``.
+        pressure: True pressure ``(n,)``, Pa.
+        K: Hydraulic conductivity, m2/(Pa s).
+        LpSV: Filtration coefficient of the vessel walls, 1/(Pa s).
+        p_e: Driving pressure, Pa.
+        sigma: Reflection coefficient.
+        retardation: Velocity of the carrier over that of the fluid.
+        decay: Decay rate of the carrier including release, 1/s.
+        porosity: Interstitial volume fraction.
+        plasma: Concentration in plasma, kg/m3, at a time, s.
+        seconds: Time after the dose, s.
     """
 
     where: Tensor
@@ -277,7 +285,7 @@ class LiposomeImage:
 
 
 def liposome_image(folder: Path) -> LiposomeImage:
-    """From the folder of a phantom with one liposome image."""
+    """Read the folder of a phantom with one liposome image."""
     import nibabel as nib
 
     from nanopinn.parameters import value
@@ -317,7 +325,7 @@ def liposome_image(folder: Path) -> LiposomeImage:
 
 
 def gauss_legendre(stages: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Implicit Runge-Kutta of order ``2 stages``: matrix, weights, nodes in 0..1."""
+    """Gauss-Legendre method of order ``2 stages``: matrix, weights, nodes between 0 and 1."""
     nodes, weights = np.polynomial.legendre.leggauss(stages)
     c = (nodes + 1) / 2
     powers = np.arange(stages)
@@ -325,13 +333,14 @@ def gauss_legendre(stages: int) -> tuple[Tensor, Tensor, Tensor]:
     return torch.as_tensor(matrix), torch.as_tensor(weights / 2), torch.as_tensor(c)
 
 
-class PublishedRecipe(torch.nn.Module):
-    """Meaney, Stapleton and Kohandel 2023 as described: pressure and liposomes at Runge-Kutta
-    stages, strong form.
+class PublishedMethod(torch.nn.Module):
+    """The method of Meaney, Stapleton and Kohandel (2023) as published: a network for the pressure
+    and the liposome concentration at Runge-Kutta stages, with the equations in strong form.
 
-    4 hidden layers of 50 tanh units; loss = transport residual + data + p = 0 outside the tumour.
-    The number of stages, the weights of the three terms and the units are not in the description:
-    10 stages, equal weights, everything scaled to size one.
+    It has 4 hidden layers of 50 tanh units. The loss is the sum of the transport residual, the
+    data misfit and ``p = 0`` outside the tumour. The number of stages, the weights of the three
+    terms and the units are not published; here they are 10 stages, equal weights and quantities
+    scaled to the order of one.
     """
 
     def __init__(self, image: LiposomeImage, stages: int, seed: int) -> None:
@@ -353,23 +362,23 @@ class PublishedRecipe(torch.nn.Module):
         self.plasma = image.plasma(image.seconds * c)
 
     def fields(self, where: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs ``(n, o)``, their gradients ``(3, n, o)`` and Laplacians ``(n, o)`` in scaled
-        places, exact.
+        """Outputs ``(n, o)``, their gradients ``(3, n, o)`` and Laplacians ``(n, o)`` by the scaled
+        positions, computed analytically.
         """
         a = (where - self.image.where[self.image.tumour].mean(0)) / self.length
         da = torch.eye(3, dtype=a.dtype)[:, None].expand(3, len(a), 3)
-        bend = torch.zeros_like(a)
+        laplacian_a = torch.zeros_like(a)
         for k, layer in enumerate(self.layers):
-            a, da, bend = layer(a), da @ layer.weight.T, bend @ layer.weight.T
+            a, da, laplacian_a = layer(a), da @ layer.weight.T, laplacian_a @ layer.weight.T
             if k < len(self.layers) - 1:
                 a = torch.tanh(a)
                 slope = 1 - a**2
-                bend = slope * bend - 2 * a * slope * (da**2).sum(0)
+                laplacian_a = slope * laplacian_a - 2 * a * slope * (da**2).sum(0)
                 da = slope * da
-        return a, da, bend
+        return a, da, laplacian_a
 
     def values(self, where: Tensor) -> Tensor:
-        """Outputs ``(n, o)`` alone: where no equation holds, derivatives would only cost time."""
+        """Outputs ``(n, o)`` without derivatives, for points where no equation is imposed."""
         a = (where - self.image.where[self.image.tumour].mean(0)) / self.length
         for layer in self.layers[:-1]:
             a = torch.tanh(layer(a))
@@ -402,12 +411,12 @@ class PublishedRecipe(torch.nn.Module):
         return float((p - true).norm() / true.norm())
 
 
-def published_recipe(image: LiposomeImage, seconds: float, seed: int) -> Course:
-    """The recipe for a fixed time: Adam for 6/7 of it, then L-BFGS, as 300,000 to 50,000
-    iterations.
+def run_published_method(image: LiposomeImage, seconds: float, seed: int) -> Course:
+    """Train the published method for a fixed time: Adam for 6/7 of it, then L-BFGS, in the
+    published ratio of 300,000 to 50,000 iterations.
     """
     net, path, began, steps = (
-        PublishedRecipe(image, 10, seed),
+        PublishedMethod(image, 10, seed),
         Course("Meaney et al. 2023, re-implemented"),
         now(),
         0,
@@ -447,16 +456,16 @@ def published_recipe(image: LiposomeImage, seconds: float, seed: int) -> Course:
     print(
         f"{path.name}, seed {seed}: {steps} Adam and {polished} L-BFGS iterations (published:"
         f" 300,000 and 50,000), loss {loss:.1e}, pressure error {marks},"
-        f" {path.points[-1][1]:.1%} at the end; least on the way"
+        f" {path.points[-1][1]:.1%} at the end; smallest error"
         f" {min(e for _, e in path.points):.1%}",
         flush=True,
     )
     return path
 
 
-def our_pressure(folder: Path, image: LiposomeImage) -> Course:
-    """``nanopinn fit --engine fv`` on the scan and the same image; time from reading files to the
-    last map.
+def run_our_fit(folder: Path, image: LiposomeImage) -> Course:
+    """``nanopinn fit --engine fv`` on the scan and the same image; the time is from reading the
+    files to the last map.
     """
     import nanopinn
 
@@ -470,7 +479,7 @@ def our_pressure(folder: Path, image: LiposomeImage) -> Course:
     (drug,) = folder.glob("drug_encapsulated_*h.nii.gz")
     study = nanopinn.run_fit(inputs, nanopinn.FitSettings(engine="fv", drug=(str(drug),)))
     seconds = now() - began
-    # no image knows p_e; the recipe is told it, and pressure is proportional to it
+    # pressure is proportional to p_e, which no image determines and the published method is given
     pressure = study.fit.maps["IFP"]
     assert {pressure.unit, study.fit["p_e"].unit} == {"mmHg"}
     p = torch.as_tensor(pressure.values.reshape(-1)) / study.fit["p_e"].median * image.p_e
@@ -481,7 +490,7 @@ def our_pressure(folder: Path, image: LiposomeImage) -> Course:
 
 
 def peer(given: argparse.Namespace) -> None:
-    """Interstitial pressure from one liposome image: the published recipe and ours."""
+    """Interstitial pressure from one liposome image by the published method and by ours."""
     import nanopinn
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -494,26 +503,26 @@ def peer(given: argparse.Namespace) -> None:
             seed=given.seed,
         )
         nanopinn.make_phantom(folder, settings)
-        print(f"phantom of {given.shape} voxels solved on three times finer ones", flush=True)
+        print(f"phantom of {given.shape} voxels, solved on a threefold finer grid", flush=True)
         image = liposome_image(folder)
-        mine = our_pressure(folder, image)
+        mine = run_our_fit(folder, image)
         print(
             f"{mine.name}: {mine.points[-1][0]:.1f} s, pressure error {mine.points[-1][1]:.1%}",
             flush=True,
         )
-        others = [published_recipe(image, given.seconds, seed) for seed in range(given.seeds)]
+        others = [run_published_method(image, given.seconds, seed) for seed in range(given.seeds)]
     error = mine.points[-1][1]
     for seed, other in enumerate(others):
         soonest = next((s for s, e in other.points if e <= error), math.inf)
         found = (
-            f"first comes to that error after {soonest:.1f} s"
+            f"reaches this error after {soonest:.1f} s"
             if math.isfinite(soonest)
-            else "never came to that error"
+            else "does not reach this error"
         )
-        print(f"the recipe, seed {seed}, {found}")
+        print(f"published method, seed {seed}: {found}")
     ends = sorted(other.points[-1][1] for other in others)
     print(
-        f"its last error over {len(ends)} seeds: median"
+        f"its final error over {len(ends)} seeds: median"
         f" {ends[len(ends) // 2]:.1%} ({ends[0]:.1%} .. {ends[-1]:.1%})"
     )
     if given.figure is not None:
@@ -557,20 +566,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("study", choices=STUDIES)
-    arguments.add_argument("--seconds", type=float, default=120.0, help="what a peer is given")
-    arguments.add_argument("--seeds", type=int, default=5, help="of the networks")
-    arguments.add_argument("--seed", type=int, default=1, help="of the phantom")
+    arguments.add_argument("--seconds", type=float, default=120.0, help="time given to a peer, s")
+    arguments.add_argument("--seeds", type=int, default=5, help="number of seeds of the networks")
+    arguments.add_argument("--seed", type=int, default=1, help="seed of the phantom")
     arguments.add_argument(
         "--shape", type=int, nargs=3, default=(16, 16, 12), help="voxels of the phantom, 0.5 mm"
     )
     arguments.add_argument(
-        "--every", type=int, default=4, help="pinn uses every so many of the reaction file's points"
+        "--every", type=int, default=4, help="pinn uses every N-th point of the reaction file"
     )
     arguments.add_argument(
         "--clock",
         choices=("wall", "cpu"),
         default="wall",
-        help="cpu: seconds of this process, on a shared machine",
+        help="cpu: processor time of this process, for a shared machine",
     )
     arguments.add_argument("--figure", type=Path)
     given = arguments.parse_args()
@@ -581,7 +590,7 @@ def main() -> None:
         f" {platform.python_version()}, torch {torch.__version__}"
     )
     print(f"{machine}, {given.clock} seconds")
-    print(f"load of the machine as it began: {os.getloadavg()[0]:.1f}", flush=True)
+    print(f"load of the machine at the start: {os.getloadavg()[0]:.1f}", flush=True)
     STUDIES[given.study](given)
 
 

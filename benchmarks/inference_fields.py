@@ -1,14 +1,18 @@
-"""Where unknowns that are more than numbers win against scalars alone, and where they do not.
+"""Fits with unknown fields or with a model error compared with fits of scalars alone.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/inference_fields.py --work fields [--seeds 1 2 3 4 5]
 [--lengths 0.4 1.2] [--studies late cut fields pores] [--figure docs/figures/inference_fields.png]
 
-Phantoms of 14 x 14 x 10 voxels of 0.7 mm, 40 frames in 10 min, solved threefold finer by SDIRK3,
-with extra truth: late: the first half of the frames after the baseline missing; cut: the field of
-view ends in the tumour; fields: conductivity and release vary by 50 % (1 sd) over 1.5 mm beside
-vascularity and pH; pores: drug moves in pores 10 % smaller than what the contrast agent fills.
-Every fit is by ``fv`` (Gauss-Newton). Phantoms, and results once found, are kept in the work
-folder.
+The phantoms have 14 x 14 x 10 voxels of 0.7 mm and 40 frames in 10 min, and are solved by SDIRK3 on
+a threefold finer grid. Each study violates one assumption of the fit:
+
+  late    the first half of the frames after the baseline is missing
+  cut     the field of view ends inside the tumour
+  fields  conductivity and release rate vary by 50 % (1 sd) over 1.5 mm, in addition to the effects
+          of vascularity and pH
+  pores   the porosity for the drug is 10 % smaller than that for the contrast agent
+
+Every fit uses ``fv`` (Gauss-Newton). Phantoms and results are stored in the work folder.
 """
 
 from __future__ import annotations
@@ -49,12 +53,12 @@ PHANTOMS: dict[str, dict[str, Any]] = {
     "fields": {"conductivity_sd": 0.5, "release_sd": 0.5},
     "pores": {"pore_error": 0.1},
 }
-OF_STUDY = {"late": "plain", "cut": "plain", "fields": "fields", "pores": "pores"}
-#: Voxels that the cut study leaves of the 14 along x: about a quarter of the tumour lies beyond.
+PHANTOM_OF_STUDY = {"late": "plain", "cut": "plain", "fields": "fields", "pores": "pores"}
+#: Number of voxels along x (of 14) in the cut study; about a quarter of the tumour lies outside.
 CUT_TO = 9
 BASELINE_FRAMES = 4
 
-#: What each fit is told, by study; the first is ``fv`` with scalars alone.
+#: Settings of the fits of each study; the first fit estimates scalars alone.
 FITS: dict[str, dict[str, dict[str, Any]]] = {
     "late": {"scalars": {}, "neural": {"field": ("filtration:neural", "permeability:neural")}},
     "cut": {"scalars": {}, "inflow": {"inflow": True}},
@@ -64,7 +68,7 @@ FITS: dict[str, dict[str, dict[str, Any]]] = {
 INFORMED = ("l", "q", "PS_l", "leak_l", "f_l", "krel_ref")
 
 
-def phantom(work: Path, kind: str, seed: int, length: float) -> Path:
+def make_or_find_phantom(work: Path, kind: str, seed: int, length: float) -> Path:
     folder = work / f"{kind}_{seed}_{length}"
     if not (folder / "cest.nii.gz").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -74,8 +78,8 @@ def phantom(work: Path, kind: str, seed: int, length: float) -> Path:
     return folder
 
 
-def changed(folder: Path, study: str) -> Path:
-    """The folder of a study with frames or voxels taken away."""
+def degrade_phantom(folder: Path, study: str) -> Path:
+    """The folder of the phantom, or of a copy with the frames or voxels of the study removed."""
     if study not in ("late", "cut"):
         return folder
     out = folder.with_name(f"{folder.name}_{study}")
@@ -96,8 +100,8 @@ def changed(folder: Path, study: str) -> Path:
     return out
 
 
-def posed_of(folder: Path, told: dict[str, Any]) -> PosedProblem:
-    # without the bolus in the frames its arrival cannot be fitted: the scanner's own clock tells it
+def pose_study(folder: Path, options: dict[str, Any]) -> PosedProblem:
+    # the arrival cannot be fitted if the frames do not show the bolus; it is given instead
     arrival: dict[str, Any] = {"delay": 0.0} if folder.name.endswith("late") else {}
     inputs = ImagingInputs(
         dce=folder / "dce.nii.gz",
@@ -107,19 +111,19 @@ def posed_of(folder: Path, told: dict[str, Any]) -> PosedProblem:
         **arrival,
     )
     settings = FitSettings(
-        engine="fv", drug=tuple(str(p) for p in sorted(folder.glob("drug_*.nii.gz"))), **told
+        engine="fv", drug=tuple(str(p) for p in sorted(folder.glob("drug_*.nii.gz"))), **options
     )
     return pose_problem(make_maps(inputs), settings, "cpu")
 
 
-def fitted(posed: PosedProblem, told: dict[str, Any]) -> EngineFit:
-    neural = any(text.endswith("neural") for text in told.get("field", ()))
+def fit_posed(posed: PosedProblem, options: dict[str, Any]) -> EngineFit:
+    neural = any(text.endswith("neural") for text in options.get("field", ()))
     fit = fit_neural if neural else fit_fv
     return fit(posed.problem, iterations=20, tolerance=0.3)
 
 
-def measured(folder: Path, posed: PosedProblem, fit: EngineFit) -> dict[str, float]:
-    """Errors against the truth, inside the tumour; of maps that carry the prior on p_e, without it."""
+def measure_errors(folder: Path, posed: PosedProblem, fit: EngineFit) -> dict[str, float]:
+    """Errors inside the tumour; pressures are divided by p_e, which is its prior."""
     truth = json.loads((folder / "truth" / "parameters.json").read_text())["scalars_SI"]
     problem, domain, theta = fit.problem, posed.domain, fit.problem.tensor(fit.theta)
     inside = (problem.setting.maps.tumour > 0.5).numpy()
@@ -130,7 +134,7 @@ def measured(folder: Path, posed: PosedProblem, fit: EngineFit) -> dict[str, flo
             found[f"{u.name} error"] = float(np.log(scalars[u.name] / truth[u.name]))
             found[f"{u.name} z"] = found[f"{u.name} error"] / float(sd[j])
 
-    def true(name: str) -> Array:
+    def true_field(name: str) -> Array:
         values = np.asarray(nib.load(folder / "truth" / f"{name}.nii.gz").dataobj, dtype=np.float64)
         values = np.moveaxis(values, -1, 0) if values.ndim == 4 else values
         return domain.crop(values[..., : domain.image_shape[0], :, :], np.nan)[..., inside]
@@ -141,13 +145,13 @@ def measured(folder: Path, posed: PosedProblem, fit: EngineFit) -> dict[str, flo
     forward, flow = problem.forward(), fit.prediction.fields.flow_without_tangents
     model = forward.model(theta)
     p = average_subcells(flow.p, problem.setting.flow_refine).numpy()[inside]
-    found["pressure"] = error(p / scalars["p_e"], true("IFP") * 133.322 / truth["p_e"])
+    found["pressure"] = error(p / scalars["p_e"], true_field("IFP") * 133.322 / truth["p_e"])
     speed = flow.velocity(problem.setting.grid).norm(dim=0).numpy()[inside]
-    found["speed"] = error(speed, np.linalg.norm(true("velocity"), axis=0) * 1e-6)
+    found["speed"] = error(speed, np.linalg.norm(true_field("velocity"), axis=0) * 1e-6)
     times = json.loads((folder / "truth" / "contrast.json").read_text())["FrameTimes"]
     C = forward.solve_contrast(theta, flow, problem.aif, np.array(times))[0].numpy()
-    found["contrast, all frames"] = error(C[:, inside], true("contrast"))
-    found["release rate"] = error(model.release_rate().numpy()[inside] * 3600, true("krel"))
+    found["contrast, all frames"] = error(C[:, inside], true_field("contrast"))
+    found["release rate"] = error(model.release_rate().numpy()[inside] * 3600, true_field("krel"))
     conductivity = (
         scalars["l"] ** 2
         * scalars["q"]
@@ -158,7 +162,7 @@ def measured(folder: Path, posed: PosedProblem, fit: EngineFit) -> dict[str, flo
     exact = (
         truth["l"] ** 2
         * truth["q"]
-        * (true("conductivity_factor") if factor.exists() else np.ones(int(inside.sum())))
+        * (true_field("conductivity_factor") if factor.exists() else np.ones(int(inside.sum())))
     )
     found["conductivity"] = error(conductivity.numpy()[inside], exact)
     nodes = [problem.node_index(d) for d in problem.drug]
@@ -166,7 +170,7 @@ def measured(folder: Path, posed: PosedProblem, fit: EngineFit) -> dict[str, flo
     last = int(np.argmax([d.time_s for d in problem.drug]))
     assert pools is not None
     found["nuclear drug, last image"] = error(
-        pools[nodes[last], 4].numpy()[inside] * 1e3, true("nuclear")[-1]
+        pools[nodes[last], 4].numpy()[inside] * 1e3, true_field("nuclear")[-1]
     )
     for m in map_model_error(problem, fit.prediction.fields):
         found[f"model error, {m.balance}"] = m.size
@@ -174,14 +178,16 @@ def measured(folder: Path, posed: PosedProblem, fit: EngineFit) -> dict[str, flo
 
 
 def run(work: Path, study: str, seed: int, length: float) -> None:
-    folder = changed(phantom(work, OF_STUDY[study], seed, length), study)
-    for name, told in FITS[study].items():
+    folder = degrade_phantom(
+        make_or_find_phantom(work, PHANTOM_OF_STUDY[study], seed, length), study
+    )
+    for name, options in FITS[study].items():
         path = work / "found" / f"{study}_{name.replace(' ', '_')}_{seed}_{length}.json"
         if path.exists():
             continue
         began = time.perf_counter()
-        posed = posed_of(folder, told)
-        fit = fitted(posed, told)
+        posed = pose_study(folder, options)
+        fit = fit_posed(posed, options)
         content = {
             "study": study,
             "fit": name,
@@ -190,7 +196,7 @@ def run(work: Path, study: str, seed: int, length: float) -> None:
             "seconds": time.perf_counter() - began,
             "converged": fit.run.converged,
             "chi2/N": fit.run.chi2 / fit.run.observations,
-            **measured(folder, posed, fit),
+            **measure_errors(folder, posed, fit),
         }
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content))
@@ -204,8 +210,8 @@ def run(work: Path, study: str, seed: int, length: float) -> None:
         )
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Medians over seeds, largest and smallest in brackets, one line per study, length and fit."""
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """One line per study, length and fit: median over the seeds, with the range in brackets."""
     shown = [
         "conductivity",
         "release rate",
@@ -220,24 +226,24 @@ def table(rows: list[dict[str, Any]]) -> str:
         "|---" * (len(shown) + len(scalars) + 5) + "|",
     ]
     for key in dict.fromkeys((r["study"], r["l"], r["fit"]) for r in rows):
-        mine = [r for r in rows if (r["study"], r["l"], r["fit"]) == key]
+        group = [r for r in rows if (r["study"], r["l"], r["fit"]) == key]
         cells = []
         for name in shown:
-            v = [r[name] for r in mine]
+            v = [r[name] for r in group]
             cells.append(f"{np.median(v):.3f} ({min(v):.3f}-{max(v):.3f})")
         for name in scalars:
-            v = [r[name] for r in mine]
+            v = [r[name] for r in group]
             cells.append(f"{np.median(v):+.2f} ({np.median(np.abs(v)):.2f})")
-        seconds = np.median([r["seconds"] for r in mine])
+        seconds = np.median([r["seconds"] for r in group])
         lines.append(
-            f"| {key[0]} | {key[1]} | {key[2]} | {len(mine)} | "
+            f"| {key[0]} | {key[1]} | {key[2]} | {len(group)} | "
             + " | ".join(cells)
             + f" | {seconds:.0f} |"
         )
     return "\n".join(lines)
 
 
-def figure(rows: list[dict[str, Any]], path: Path) -> None:
+def draw_figure(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -253,7 +259,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
         ("pores", "PS_l error"),
         ("pores", "krel_ref error"),
     ]
-    words = {
+    titles = {
         "late": "first half of the frames missing",
         "cut": "tumour cut by the image",
         "fields": "K and release vary",
@@ -278,7 +284,7 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
             ylim=(0, 1.15 * max(abs(r[name]) for r in rows if r["study"] == study)),
         )
         unit = "|ln(found/true)|" if name.endswith("error") else "relative L2"
-        axis.set_title(f"{words[study]}\n{name.removesuffix(' error')}, {unit}", fontsize=9)
+        axis.set_title(f"{titles[study]}\n{name.removesuffix(' error')}, {unit}", fontsize=9)
     chart.legend(
         *[
             [plt.Line2D([], [], marker=m, ls="", color=c) for m, c in (("s", "C0"), ("o", "C1"))],
@@ -311,7 +317,7 @@ def main() -> None:
         if r["seed"] in given.seeds and r["l"] in given.lengths and r["study"] in given.studies
     ]
     print(
-        table(
+        format_table(
             sorted(
                 rows,
                 key=lambda r: (
@@ -323,7 +329,7 @@ def main() -> None:
         )
     )
     if given.figure:
-        figure(rows, given.figure)
+        draw_figure(rows, given.figure)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""SIGKILL at random moments: is what is left readable and whole, and does the run that goes on end
-where it would have ended?
+"""SIGKILL at random moments: whether the files left are readable and complete, and whether the
+continued run gives the result of an undisturbed one.
 
     python benchmarks/kills.py --kills 100 --seed 3
     python benchmarks/kills.py --kills 20 --what arms
 
-A run is killed again and again on its way, at a moment drawn over its whole length or, one time in
-three, while its result is written; after each kill the folder is examined and the run goes on with
-``--continue``. One thread. One process in five is a fresh one, imports included; the others fork
-from one that has its imports behind it, which saves the half of the time that says nothing.
+A run is killed repeatedly, at a moment drawn over its whole duration or, one time in four, while
+its result is written. After each kill the folder is examined and the run is continued with
+``--continue``. All runs use one thread. One process in five is started afresh and repeats the
+imports; the others fork from a process that has already imported the package, which halves the
+duration.
 """
 
 from __future__ import annotations
@@ -28,20 +29,23 @@ from typing import Any
 
 import numpy as np
 
-#: Share of kills that wait for the writing, and of a run's length within which the others fall: few
-#: end before.
-WRITING, LENGTH = 0.25, 0.8
-#: A run is let go to its end after so many kills, and taken for hung after so many seconds.
-ON_THE_WAY, HUNG_S = 10, 900.0
+#: Share of the kills that wait until the result is written, and the share of a run's duration
+#: within which the other kills fall.
+WRITING, SPAN = 0.25, 0.8
+#: Number of kills after which a run is left to finish, and the duration after which it counts as
+#: hung, s.
+MAX_KILLS_PER_RUN, HUNG_S = 10, 900.0
 
 
 @dataclass(frozen=True)
 class Case:
-    """A command, and where its numbers stand.
+    """A command whose runs are killed.
 
     Attributes:
-        command: without ``--out``. numbers: file with them. own: its tables that say how long it
-            took or what it recovered from.
+        name: Name of the case.
+        command: Arguments of ``nanopinn`` without ``--out``.
+        numbers: Result file that holds the numbers to compare.
+        own: Its keys that differ between runs, such as durations.
     """
 
     name: str
@@ -52,7 +56,7 @@ class Case:
 
 @dataclass
 class Tally:
-    """What was found."""
+    """Counts over all kills and runs."""
 
     kills: Counter[str] = field(default_factory=Counter)
     runs: int = 0
@@ -65,9 +69,14 @@ class Tally:
 
 
 @dataclass
-class Whole:
-    """A run that nobody killed: its numbers, files and durations, of all and of the writing, s;
-    shorter where others end sooner.
+class Reference:
+    """An undisturbed run.
+
+    Attributes:
+        answer: Numbers of its result.
+        names: Files of its result.
+        seconds: Duration of the run; of the shortest run so far.
+        writes: Duration of writing the result, s.
     """
 
     answer: np.ndarray
@@ -77,7 +86,7 @@ class Whole:
 
 
 def cases(folder: Path, what: str) -> list[Case]:
-    """What is killed: fits by finite volumes, by both engines; or arms."""
+    """The commands to kill: fits by ``fv`` or ``auto``, or a comparison of arms."""
     if what == "arms":
         phantom = ("--phantom", "--shape", "10", "10", "6", "--refine", "1", "--device", "cpu")
         arms = (
@@ -114,8 +123,8 @@ def cases(folder: Path, what: str) -> list[Case]:
     return {"fv": made[:1], "auto": made[1:], "fit": [*made[:1] * 5, made[1]]}[what]
 
 
-def started(command: Iterable[str], fresh: bool) -> int:
-    """Process id of a command that has begun."""
+def start_process(command: Iterable[str], fresh: bool) -> int:
+    """Start a command and return its process id."""
     argv = ["nanopinn", *command]
     pid = os.fork()
     if pid:
@@ -136,8 +145,8 @@ def started(command: Iterable[str], fresh: bool) -> int:
         os._exit(1)
 
 
-def ended(pid: int, seconds: float) -> int | None:
-    """Exit code of a process that ends in time; else None."""
+def wait_for_exit(pid: int, seconds: float) -> int | None:
+    """Exit code of a process, or None if it is still running after ``seconds``."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         found, status = os.waitpid(pid, os.WNOHANG)
@@ -147,36 +156,34 @@ def ended(pid: int, seconds: float) -> int | None:
     return None
 
 
-def killed(pid: int) -> None:
+def kill_process(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
 
-def writing(out: Path, pid: int) -> bool:
+def is_writing(out: Path, pid: int) -> bool:
     return out.with_name(f".{out.name}.part-{pid}").exists()
 
 
 def stage(out: Path, pid: int, before: int) -> str:
-    """How far a run had got when it was killed; ``before``: the result that it found, as
-    :func:`which`.
-    """
-    if writing(out, pid):
+    """Stage of a run when it was killed; ``before`` is the :func:`result_inode` at its start."""
+    if is_writing(out, pid):
         return "writing"
-    if which(out) != before:
+    if result_inode(out) != before:
         return "after the rename"
     return (
-        "descent or check"
+        "optimisation or check"
         if any(out.with_name(f"{out.name}.partial").glob("*.safetensors"))
         else "imports or imaging"
     )
 
 
-def which(out: Path) -> int:
+def result_inode(out: Path) -> int:
     return out.stat().st_ino if out.exists() else 0
 
 
-def examined(out: Path, names: set[str], tally: Tally) -> None:
-    """Whether states can be read and the result is whole or absent."""
+def examine_files(out: Path, names: set[str], tally: Tally) -> None:
+    """Count the checkpoints that cannot be read and results that are incomplete."""
     from nanopinn.inference.engine_driver import ENGINE_STATE_CLASSES
     from nanopinn.io import serialize as saving
     from nanopinn.solvers.krogh_exposure import Exposure
@@ -187,11 +194,11 @@ def examined(out: Path, names: set[str], tally: Tally) -> None:
             saving.from_bytes(file.read_bytes(), (*ENGINE_STATE_CLASSES, Exposure))
         except ValueError:
             tally.unreadable += 1
-    if out.exists() and names_in(out) != names:
+    if out.exists() and list_files(out) != names:
         tally.half_written += 1
 
 
-def names_in(folder: Path) -> set[str]:
+def list_files(folder: Path) -> set[str]:
     return {
         str(p.relative_to(folder))
         for p in folder.rglob("*")
@@ -212,70 +219,82 @@ def numbers(content: Any, own: tuple[str, ...]) -> Iterator[float]:
         yield float(content)
 
 
-def read(out: Path, case: Case) -> np.ndarray:
+def read_numbers(out: Path, case: Case) -> np.ndarray:
     return np.array(list(numbers(json.loads((out / case.numbers).read_text()), case.own)))
 
 
-def once(
+def run_with_kills(
     case: Case,
     out: Path,
-    whole: Whole,
+    undisturbed: Reference,
     left: int,
     fresh: float,
     rng: np.random.Generator,
     tally: Tally,
 ) -> None:
-    """One run, killed on its way, and compared at its end."""
+    """One run that is killed repeatedly; its final result is compared with the undisturbed run."""
     command = (*case.command, "--overwrite", "--continue", "--quiet", "--out", str(out))
-    for k in range(min(ON_THE_WAY, left)):
-        began, before, pid = time.monotonic(), which(out), started(command, rng.random() < fresh)
+    for k in range(min(MAX_KILLS_PER_RUN, left)):
+        began, before, pid = (
+            time.monotonic(),
+            result_inode(out),
+            start_process(command, rng.random() < fresh),
+        )
         if rng.random() < WRITING:
             code = None
-            while code is None and not writing(out, pid):
-                code = ended(pid, 0.002)
-            code = ended(pid, rng.uniform(0, LENGTH * whole.writes)) if code is None else code
+            while code is None and not is_writing(out, pid):
+                code = wait_for_exit(pid, 0.002)
+            code = (
+                wait_for_exit(pid, rng.uniform(0, SPAN * undisturbed.writes))
+                if code is None
+                else code
+            )
         else:
-            code = ended(pid, rng.uniform(0, LENGTH * whole.seconds))
+            code = wait_for_exit(pid, rng.uniform(0, SPAN * undisturbed.seconds))
         if code is not None:
-            whole.seconds = min(whole.seconds, time.monotonic() - began if k == 0 else np.inf)
+            undisturbed.seconds = min(
+                undisturbed.seconds, time.monotonic() - began if k == 0 else np.inf
+            )
             break
-        killed(pid)
+        kill_process(pid)
         at = stage(out, pid, before)
         tally.kills[at] += 1
-        examined(out, whole.names, tally)
+        examine_files(out, undisturbed.names, tally)
     else:
-        code = ended(started(command, False), HUNG_S)
+        code = wait_for_exit(start_process(command, False), HUNG_S)
     tally.failed += code not in (0, 5)
     tally.runs += 1
-    again = read(out, case)
-    answer, same = whole.answer, again.shape == whole.answer.shape
+    again = read_numbers(out, case)
+    answer, same = undisturbed.answer, again.shape == undisturbed.answer.shape
     size = np.maximum(np.abs(answer), 1e-300)
     tally.largest_difference = max(
         tally.largest_difference,
         float(np.nanmax(np.abs(again - answer) / size)) if same else np.inf,
     )
-    tally.half_written += names_in(out) != whole.names
+    tally.half_written += list_files(out) != undisturbed.names
     tally.left_over += [p.name for p in out.parent.iterdir()] != [out.name]
 
 
-def reference(case: Case, out: Path) -> Whole:
-    """Numbers, files and durations (of all, of the writing) of a run that nobody kills."""
+def reference(case: Case, out: Path) -> Reference:
+    """Carry out the undisturbed run."""
     began = time.monotonic()
-    pid = started((*case.command, "--quiet", "--out", str(out)), False)
-    while not writing(out, pid):
-        if ended(pid, 0.002) is not None:
+    pid = start_process((*case.command, "--quiet", "--out", str(out)), False)
+    while not is_writing(out, pid):
+        if wait_for_exit(pid, 0.002) is not None:
             raise SystemExit(f"{case.name} does not run")
     wrote = time.monotonic()
-    code = ended(pid, HUNG_S)
+    code = wait_for_exit(pid, HUNG_S)
     if code not in (0, 5):
         raise SystemExit(f"{case.name} does not run: {code}")
-    return Whole(read(out, case), names_in(out), time.monotonic() - began, time.monotonic() - wrote)
+    return Reference(
+        read_numbers(out, case), list_files(out), time.monotonic() - began, time.monotonic() - wrote
+    )
 
 
-def study(
+def run_study(
     kills: int, seed: int, what: str, fresh: float, folder: Path, phantom: Path | None
 ) -> Tally:
-    """Kill so many times."""
+    """Kill runs until there are ``kills`` kills."""
     import nanopinn.cli.app
     import nanopinn.report.result_folder
     import nanopinn.report.treatment_folder
@@ -287,14 +306,22 @@ def study(
     if phantom is None and what != "arms":
         phantom = make_phantom(folder / "phantom", PhantomSettings(shape=(10, 10, 6), refine=2))
     chosen = cases(phantom or folder, what)
-    wholes: dict[str, Whole] = {}
+    references: dict[str, Reference] = {}
     while tally.kills.total() < kills:
         case = chosen[tally.runs % len(chosen)]
-        if case.name not in wholes:
-            wholes[case.name] = reference(case, folder / f"{case.name}_whole")
-        place = folder / f"{case.name}_{tally.runs}"
-        place.mkdir()
-        once(case, place / "out", wholes[case.name], kills - tally.kills.total(), fresh, rng, tally)
+        if case.name not in references:
+            references[case.name] = reference(case, folder / f"{case.name}_undisturbed")
+        run_folder = folder / f"{case.name}_{tally.runs}"
+        run_folder.mkdir()
+        run_with_kills(
+            case,
+            run_folder / "out",
+            references[case.name],
+            kills - tally.kills.total(),
+            fresh,
+            rng,
+            tally,
+        )
         print(
             f"{tally.kills.total()} kills, {tally.runs} runs: {tally}", file=sys.stderr, flush=True
         )
@@ -310,14 +337,16 @@ def main() -> None:
         "--fresh",
         type=float,
         default=0.2,
-        help="share of processes that are started afresh, imports included",
+        help="share of processes that are started afresh and repeat the imports",
     )
-    parser.add_argument("--study", type=Path, help="a phantom that is there already")
+    parser.add_argument("--study", type=Path, help="folder of an existing phantom")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        tally = study(given.kills, given.seed, given.what, given.fresh, Path(folder), given.study)
+        tally = run_study(
+            given.kills, given.seed, given.what, given.fresh, Path(folder), given.study
+        )
     print(
         json.dumps(
             {**vars(tally), "kills": dict(tally.kills), "seconds": round(time.monotonic() - began)},
@@ -331,7 +360,7 @@ def main() -> None:
 if __name__ == "__main__":
     if (
         os.environ.get("OMP_NUM_THREADS") != "1"
-    ):  # threads of the parent would not live in the forks
+    ):  # threads of the parent do not exist in forked processes
         sys.exit(
             subprocess.call([sys.executable, *sys.argv], env={**os.environ, "OMP_NUM_THREADS": "1"})
         )

@@ -1,5 +1,5 @@
-"""How long tissue around vessels takes: clusters of voxels in three classes of radius over a day of
-a PEGylated liposome.
+"""Duration of the sub-voxel model: Krogh cylinders of three radius classes for each cluster of
+voxels, 24 h after a PEGylated liposome.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/krogh.py [--clusters 200]
 """
@@ -29,12 +29,18 @@ def main() -> None:
     n = parser.parse_args().clusters
     generator = torch.Generator().manual_seed(0)
 
-    def rough(low: float, high: float) -> Tensor:
+    def random_map(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand((n, 1, 1), generator=generator, dtype=torch.float64)
 
     one = torch.ones(n, 1, 1, dtype=torch.float64)
     model = TumourModel.from_maps(
-        TissueMaps(one, rough(5e-4, 3e-3), rough(0.15, 0.4), rough(0.01, 0.05), rough(6.5, 7.2))
+        TissueMaps(
+            one,
+            random_map(5e-4, 3e-3),
+            random_map(0.15, 0.4),
+            random_map(0.01, 0.05),
+            random_map(6.5, 7.2),
+        )
     )
     cylinders = KroghCylinders.from_plasma_volume(model.maps.v_p.flatten())
     encapsulated, free = PEGYLATED.bolus_curves()
@@ -43,11 +49,11 @@ def main() -> None:
         at = torch.tensor(t, dtype=torch.float64)
         return torch.stack([encapsulated(at), free(at)])
 
-    for name, detail in (
+    for name, options in (
         ("5 pools", DrugPoolOptions(bound=True, saturable=True)),
         ("with microvessels, 7 pools", FULL_POOLS),
     ):
-        pools = drug_pools(model, 0 * one, 0 * one, detail)
+        pools = drug_pools(model, 0 * one, 0 * one, options)
         ends: list[Tensor] = []
         for step in (1e-3, 1e-4):
             began = time.perf_counter()
@@ -68,10 +74,14 @@ def main() -> None:
                 end="; ",
             )
             print(
-                f"mass imbalance {found.mass_balance_error:.0e}, {torch.get_num_threads()} threads"
+                f"mass-balance error {found.mass_balance_error:.0e},"
+                f" {torch.get_num_threads()} threads"
             )
-        apart = (ends[0] - ends[1]).flatten(2).norm(dim=-1) / ends[1].flatten(2).norm(dim=-1)
-        print(f"  largest distance of a pool between the two: {float(apart.max()):.1e}")
+        difference = (ends[0] - ends[1]).flatten(2).norm(dim=-1) / ends[1].flatten(2).norm(dim=-1)
+        print(
+            "  largest relative difference of a pool between the two steps:"
+            f" {float(difference.max()):.1e}"
+        )
 
 
 if __name__ == "__main__":

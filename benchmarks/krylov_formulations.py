@@ -1,12 +1,12 @@
-"""Ways to obtain the tangents of every field on one problem, compared with finite volumes.
+"""Methods that compute the tangents of all fields of one problem, compared with finite volumes.
 
 Every row solves the same linear systems at the same point: the finite-volume estimate of one
-phantom, with kinetic maps and systematic errors as the fit left them. The time basis is that of the
-package unless the row says otherwise.
+phantom, with the kinetic maps and systematic errors at the end of the fit. The time basis is that
+of the package unless the row says otherwise.
 
-  trained     dilated convolutions of the tissue maps, then relaxations with trained steps; L-BFGS on
-              the residual
-  random      convolutions with random weights as further search directions of the Krylov method
+  trained     dilated convolutions of the tissue maps, then relaxation with trained step sizes;
+              L-BFGS on the residual
+  random      convolutions with random weights as additional search directions of the Krylov method
   both        trained convolutions, then the Krylov method
   eliminated  the package: truncated Krylov methods with preconditioned residuals as directions
 
@@ -48,7 +48,7 @@ from nanopinn.settings import FitSettings, PhantomSettings
 
 @dataclass(frozen=True)
 class Effort:
-    """L-BFGS steps and relaxations per trained network."""
+    """Number of L-BFGS steps and relaxations of each trained network."""
 
     steps: tuple[int, int, int, int] = (24, 8, 8, 3)
     relaxations: tuple[int, int, int, int] = (20, 3, 4, 2)
@@ -58,7 +58,7 @@ NAMES = ("pressure", "contrast", "encapsulated", "released")
 
 
 class Convolutions(nn.Module):
-    """Dilated 3-D convolutions from maps of tissue and each cell's own answers to the channels of a
+    """Dilated 3-D convolutions from the tissue maps and the cell-wise solution to the channels of a
     field.
     """
 
@@ -90,7 +90,7 @@ class Convolutions(nn.Module):
 
 
 class ConvolutionField:
-    """A correction of each cell's own answer by convolutions."""
+    """The cell-wise solution of a linear system with a correction by convolutions."""
 
     def __init__(
         self, system: LinearSystem, maps: Tensor, last: float = 0.0, width: int = 20, seed: int = 0
@@ -107,9 +107,9 @@ class ConvolutionField:
         )
         channels = self.to_channels(self.first / self.scale)
         flat = maps.flatten(1)
-        spread = flat.std(dim=1).clamp_min(1e-12)[:, None, None, None]
-        seen = (maps - flat.mean(dim=1)[:, None, None, None]) / spread
-        self.features = torch.cat([seen, channels / channels.abs().amax()]).float()
+        map_sd = flat.std(dim=1).clamp_min(1e-12)[:, None, None, None]
+        scaled_maps = (maps - flat.mean(dim=1)[:, None, None, None]) / map_sd
+        self.features = torch.cat([scaled_maps, channels / channels.abs().amax()]).float()
         self.network = Convolutions(
             len(self.features), len(channels), width, torch.Generator().manual_seed(seed), last
         )
@@ -136,8 +136,8 @@ class ConvolutionField:
         )
 
 
-def loss_of(system: LinearSystem, v: Tensor, scale: Tensor) -> Tensor:
-    """Energy of the pressure, mean square of the pools' residual, each tangent by its size."""
+def tangent_loss(system: LinearSystem, v: Tensor, scale: Tensor) -> Tensor:
+    """Energy of the pressure or mean square residual of the pools, each tangent scaled to one."""
     if isinstance(system, PressureTangentSystem):
         diagonal = (
             system.forcing.new_tensor(1.0)
@@ -153,9 +153,9 @@ def loss_of(system: LinearSystem, v: Tensor, scale: Tensor) -> Tensor:
     return (system.test_vector(r, r) * r).flatten(1).mean(dim=1).sum()
 
 
-def trained(system: LinearSystem, maps: Tensor, steps: int, relaxations: int) -> Tensor:
-    """Convolutions, then ``v <- v + w P^-1 (f - A v) + b (v - v_before)`` with learned w and b, by
-    L-BFGS.
+def train_convolutions(system: LinearSystem, maps: Tensor, steps: int, relaxations: int) -> Tensor:
+    """Convolutions, then ``v <- v + w P^-1 (f - A v) + b (v - v_before)``, with weights, w and b
+    trained by L-BFGS.
     """
     field = ConvolutionField(system, maps)
     w = torch.full((relaxations,), 0.9, dtype=torch.float64, requires_grad=True)
@@ -182,7 +182,7 @@ def trained(system: LinearSystem, maps: Tensor, steps: int, relaxations: int) ->
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = loss_of(system, fields(), field.scale)
+        loss = tangent_loss(system, fields(), field.scale)
         loss.backward()
         return loss
 
@@ -191,8 +191,8 @@ def trained(system: LinearSystem, maps: Tensor, steps: int, relaxations: int) ->
 
 
 @dataclass(frozen=True)
-class Shifted:
-    """A standing problem for what a first guess lacks, with further hidden features before its own."""
+class CorrectionSystem:
+    """The linear system of the correction to a first guess, with extra search directions first."""
 
     inner: LinearSystem
     guess: Tensor
@@ -210,12 +210,12 @@ class Shifted:
         return self.inner.truncation + 2 * len(self.extra)
 
     def precondition(self, residual: Tensor) -> Tensor:
-        heads = object.__getattribute__(self, "__dict__").setdefault("left", list(self.extra))
-        return heads.pop(0) if heads else self.inner.precondition(residual)
+        directions = object.__getattribute__(self, "__dict__").setdefault("left", list(self.extra))
+        return directions.pop(0) if directions else self.inner.precondition(residual)
 
 
 class Formulation(TangentSolver):
-    """Networks of the package with another way to learn."""
+    """The tangent solver of the package with another solution method."""
 
     how: str
     maps: Tensor
@@ -229,17 +229,19 @@ class Formulation(TangentSolver):
     def solved(self, name: str, system: LinearSystem) -> Tensor:
         at = NAMES.index(name)
         if self.how == "trained":
-            return trained(system, self.maps, Effort().steps[at], Effort().relaxations[at])
+            return train_convolutions(
+                system, self.maps, Effort().steps[at], Effort().relaxations[at]
+            )
         if self.how == "both":
-            guess = trained(system, self.maps, 4, 2)
-            return guess + self.krylov(Shifted(system, guess))
+            guess = train_convolutions(system, self.maps, 4, 2)
+            return guess + self.krylov(CorrectionSystem(system, guess))
         if self.how == "random":
             with torch.no_grad():
-                heads = tuple(
+                directions = tuple(
                     ConvolutionField(system, self.maps, last=1.0, seed=k).correction()
                     for k in range(4)
                 )
-            return self.krylov(Shifted(system, torch.zeros_like(system.rhs), heads))
+            return self.krylov(CorrectionSystem(system, torch.zeros_like(system.rhs), directions))
         return self.krylov(system)
 
     def krylov(self, system: object) -> Tensor:
@@ -254,10 +256,10 @@ def running_integral(times: Tensor, values: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(values[:1]), pieces.cumsum(0)])
 
 
-def basis_of_anchor(
+def basis_of_point(
     nodes: Tensor, histories: Tensor, plasma: Callable[[Tensor], Tensor], rank: int
 ) -> TimeBasis:
-    """An earlier basis: histories at the point, their integrals and time derivatives, at its nodes."""
+    """An earlier time basis: solutions at the point, their time integrals and time derivatives."""
     d = nodes.diff()
     weights = (torch.cat([d, d[:1] * 0]) + torch.cat([d[:1] * 0, d])) / 2
     weights, span = weights / weights.sum(), nodes[-1] - nodes[0]
@@ -277,7 +279,7 @@ def basis_of_anchor(
 
 
 class OldBasis(Formulation):
-    """The Krylov methods of the package in an earlier basis, which is known at the nodes only."""
+    """The Krylov methods of the package in an earlier basis, which is defined at the nodes only."""
 
     anchor: Fields
 
@@ -290,13 +292,13 @@ class OldBasis(Formulation):
                 (self.anchor.contrast - p.setting.maps.v_p * plasma_mM[:, None, None, None])
                 / p.setting.maps.phi
             )[:, None]
-        return basis_of_anchor(
+        return basis_of_point(
             nodes, pools, lambda t: torch.cat([c(t.new_zeros(1), t) for c in plasma], dim=1), 8
         )
 
 
-def anchored(args: argparse.Namespace) -> tuple[InverseProblem, np.ndarray]:
-    """The problem of one phantom as a fit by finite volumes leaves it, and the estimate."""
+def fit_phantom(args: argparse.Namespace) -> tuple[InverseProblem, np.ndarray]:
+    """The problem of one phantom after a fit by finite volumes, and the estimate."""
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder) / "study"
         make_phantom(
@@ -317,8 +319,8 @@ def anchored(args: argparse.Namespace) -> tuple[InverseProblem, np.ndarray]:
     return fitted.problem, fitted.theta
 
 
-def seen_maps(problem: InverseProblem, forward: object, theta: Tensor, anchor: Fields) -> Tensor:
-    """What convolutions see of the tissue and of the anchor."""
+def input_maps(problem: InverseProblem, forward: object, theta: Tensor, anchor: Fields) -> Tensor:
+    """Input maps of the convolutions: tissue, and the flow at the linearisation point."""
     m, flow = problem.setting.maps, anchor.flow
     speed = flow.velocity(problem.setting.grid).norm(dim=0)
     return torch.stack(
@@ -355,7 +357,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(1)
-    problem, theta = anchored(args)
+    problem, theta = fit_phantom(args)
     names = problem.unknowns.names
     forward = problem.forward()
     anchor, th = problem.solve(theta, forward), problem.tensor(theta)
@@ -368,10 +370,10 @@ def main() -> None:
     moved = theta + sd * np.where(np.arange(len(theta)) % 2, 1, -1) * (
         1 - sd / problem.unknowns.prior_sd > 0.5
     )
-    there = problem.solve(moved, problem.forward(anchor.flow.p))
+    at_shifted_point = problem.solve(moved, problem.forward(anchor.flow.p))
     s = KrylovSettings()
     print(
-        f"{'formulation':24s}{'s':>6s}  {'worst residual':>15s}  {'step, sd':>9s} "
+        f"{'formulation':24s}{'s':>6s}  {'max residual':>15s}  {'step, sd':>9s} "
         f" {'p':>7s} {'C':>7s}  error of each tangent"
     )
     for how in args.only:
@@ -385,7 +387,7 @@ def main() -> None:
             KrylovSolver(max_iterations=400),
             print,
         )
-        n.how, n.maps = how.split(",")[0], seen_maps(problem, forward, th, anchor)
+        n.how, n.maps = how.split(",")[0], input_maps(problem, forward, th, anchor)
         if isinstance(n, OldBasis):
             n.anchor = anchor
         began = time.process_time()
@@ -397,13 +399,14 @@ def main() -> None:
         p = anchor.flow.p + torch.einsum("m,mxyz->xyz", change, fields.flow.dp)
         C = anchor.contrast + torch.einsum("m,mtxyz->txyz", change, fields.d_contrast)
         far = [
-            float((a - b).norm() / b.norm()) for a, b in ((p, there.flow.p), (C, there.contrast))
+            float((a - b).norm() / b.norm())
+            for a, b in ((p, at_shifted_point.flow.p), (C, at_shifted_point.contrast))
         ]
         errors = ((found.jacobian - exact.jacobian).norm(dim=0) / size)[shown].tolist()
-        said = ", ".join(f"{names[j]} {e:.1%}" for j, e in zip(shown, errors, strict=True))
+        error_text = ", ".join(f"{names[j]} {e:.1%}" for j, e in zip(shown, errors, strict=True))
         print(
             f"{how:24s}{seconds:6.1f}  {max(n.residuals.values()):15.1e}  {step.max():9.3f} "
-            f" {far[0]:7.2%} {far[1]:7.2%}  {said}",
+            f" {far[0]:7.2%} {far[1]:7.2%}  {error_text}",
             flush=True,
         )
 

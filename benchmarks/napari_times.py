@@ -1,7 +1,7 @@
-"""How fast the napari plugin is: maps of a 64 x 64 x 16 x 60 study, from the click to the screen,
-and how long the window stands still.
+"""Duration of maps in the napari plugin for a study of 64 x 64 x 16 voxels and 60 frames, from the
+click to the display, and the longest time for which the window is blocked.
 
-xvfb-run -a -s "-screen 0 1400x900x24" python benchmarks/napari_times.py
+Run: xvfb-run -a -s "-screen 0 1400x900x24" python benchmarks/napari_times.py
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from nanopinn.io.volumes import read_sidecar, write_volume
 SAMPLE = Path(__file__).resolve().parents[1] / "sample_data"
 
 
-def tiled(folder: Path) -> None:
-    """The sample's series and flip angles, repeated to 64 x 64 x 16 voxels."""
+def write_tiled_study(folder: Path) -> None:
+    """Write the sample's series, flip-angle set and mask, repeated to 64 x 64 x 16 voxels."""
     for path in (
         SAMPLE / "dce.nii.gz",
         *sorted(SAMPLE.glob("vfa_*.nii.gz")),
@@ -48,64 +48,64 @@ def tiled(folder: Path) -> None:
         )
 
 
-def until(met: Callable[[], Any], seconds: float = 900) -> None:
+def process_events_until(condition: Callable[[], Any], seconds: float = 900) -> None:
     end = time.monotonic() + seconds
-    while not met() and time.monotonic() < end:
+    while not condition() and time.monotonic() < end:
         QApplication.processEvents()
         time.sleep(0.002)
 
 
-class Heart:
-    """Gaps between beats of a timer: on the clock, and of the window's own work."""
+class EventLoopTimer:
+    """Intervals between the ticks of a timer: elapsed time and the thread's processor time."""
 
     def __init__(self) -> None:
         self.gaps: list[tuple[float, float]] = []
         self.last = time.perf_counter(), time.thread_time()
         self.timer = QTimer()
-        self.timer.timeout.connect(self.beat)
+        self.timer.timeout.connect(self.tick)
         self.timer.start(10)
 
-    def beat(self) -> None:
+    def tick(self) -> None:
         now = time.perf_counter(), time.thread_time()
         self.gaps.append((now[0] - self.last[0], now[1] - self.last[1]))
         self.last = now
 
-    def told(self, when: str) -> None:
+    def print_and_reset(self, stage: str) -> None:
         wall, work = np.array(self.gaps).T * 1e3
         print(
-            f"{when}: window stood still {wall.max():.0f} ms at most"
-            f" ({np.quantile(wall, 0.99):.0f} ms in 99 % of {len(wall)} beats), own work"
-            f" {work.max():.0f} ms at most",
+            f"{stage}: window blocked for at most {wall.max():.0f} ms"
+            f" ({np.quantile(wall, 0.99):.0f} ms in 99 % of {len(wall)} ticks), of which processor"
+            f" time at most {work.max():.0f} ms",
             flush=True,
         )
         self.gaps.clear()
 
 
 def main(folder: Path) -> None:
-    tiled(folder)
+    write_tiled_study(folder)
     viewer = napari.Viewer(show=True)
     viewer.window.resize(1400, 900)
     viewer.open([str(p) for p in sorted(folder.glob("*.nii.gz"))], plugin="nanopinn")
     _, panel = viewer.window.add_plugin_dock_widget("nanopinn", "nanopinn")
-    until(
+    process_events_until(
         lambda: False, 12
-    )  # as long as one takes to look at the Study tab; the worker has its imports done
-    heart = Heart()
-    until(lambda: False, 5)
-    heart.told("idle")
+    )  # time to read the Study tab, in which the worker finishes its imports
+    event_loop = EventLoopTimer()
+    process_events_until(lambda: False, 5)
+    event_loop.print_and_reset("idle")
     began = time.perf_counter()
     panel.maps.button.click()
     spent = psutil.Process(panel.worker.running.processId()).cpu_times()
     own, children = time.process_time(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    until(lambda: panel.worker.running is None)
+    process_events_until(lambda: panel.worker.running is None)
     computed = time.perf_counter() - began
-    until(lambda: any(x.name.startswith("Ktrans (") for x in viewer.layers))
-    seen = time.perf_counter() - began
-    until(lambda: not panel.scene.pending_layers and panel.scene.on_finished is None)
-    whole = time.perf_counter() - began
+    process_events_until(lambda: any(x.name.startswith("Ktrans (") for x in viewer.layers))
+    displayed = time.perf_counter() - began
+    process_events_until(lambda: not panel.scene.pending_layers and panel.scene.on_finished is None)
+    complete = time.perf_counter() - began
     print(
-        f"maps of 64 x 64 x 16 x 60: computed and written {computed:.1f} s, Ktrans on screen"
-        f" {seen:.1f} s, all {whole:.1f} s"
+        f"maps of 64 x 64 x 16 x 60: computed and written after {computed:.1f} s, Ktrans"
+        f" displayed after {displayed:.1f} s, all maps after {complete:.1f} s"
     )
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
     worked = (
@@ -117,20 +117,20 @@ def main(folder: Path) -> None:
         - spent.system
     )
     print(
-        f"  of processor time: worker {worked:.1f} s, window {time.process_time() - own:.1f} s",
+        f"  processor time: worker {worked:.1f} s, window {time.process_time() - own:.1f} s",
         flush=True,
     )
-    heart.told("maps")
+    event_loop.print_and_reset("maps")
     viewer.layers.clear()
     viewer.open_sample("nanopinn", "tumour")
     panel.fit.choose(engine="fv", preset="fast", device="cpu")
-    until(lambda: False, 3)
+    process_events_until(lambda: False, 3)
     panel.fit.button.click()
-    until(lambda: False, 0.2)
-    heart.gaps.clear()
-    panel.worker.done.connect(heart.timer.stop)
-    until(lambda: panel.worker.running is None)
-    heart.told("fit")
+    process_events_until(lambda: False, 0.2)
+    event_loop.gaps.clear()
+    panel.worker.done.connect(event_loop.timer.stop)
+    process_events_until(lambda: panel.worker.running is None)
+    event_loop.print_and_reset("fit")
     panel.clean_up()
     viewer.close()
 

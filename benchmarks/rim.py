@@ -1,5 +1,5 @@
-"""What cutting the rim alone costs and misses: a ball with its closed solution, and a phantom
-against a much finer grid.
+"""Cost and accuracy of refining the grid at the tumour's rim only: a ball with its analytic
+solution, and a phantom compared with a much finer grid.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/rim.py [--only ball|phantom] [--voxel 0.5|1.0] [--device
 cuda]
@@ -29,8 +29,9 @@ from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.verification.case import ball
 
 NONE = torch.zeros(0, dtype=torch.float64)
-#: Cells per voxel edge, and how near to the edge voxels are cut, m (None: all).
-CUTS = (
+#: Cells per voxel edge, and the distance from the tumour's edge within which voxels are refined, m
+#: (None: all voxels).
+REFINEMENTS = (
     (1, None),
     (2, None),
     (3, None),
@@ -45,8 +46,8 @@ CUTS = (
 
 
 def timed(work: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
-    """Best of a few runs, s of the processor (what others take of it is not counted), and the
-    result.
+    """Shortest processor time of ``repeats`` runs, s, and the result. Processor time excludes what
+    other jobs use.
     """
     best = float("inf")
     for _ in range(repeats):
@@ -58,16 +59,16 @@ def timed(work: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
     return best, result
 
 
-def named(refine: int, rim: float | None) -> str:
-    return f"whole {refine}" if rim is None or refine == 1 else f"rim {refine}, {1e3 * rim:.1f} mm"
+def format_cut(refine: int, rim: float | None) -> str:
+    return f"all {refine}" if rim is None or refine == 1 else f"rim {refine}, {1e3 * rim:.1f} mm"
 
 
-def cells_of(grid: Grid) -> int:
+def count_cells(grid: Grid) -> int:
     return grid.cells if isinstance(grid, RimGrid) else int(np.prod(grid.shape))
 
 
-def in_a_ball(device: str, n: int = 24, R: float = 5e-3) -> None:
-    """V2, Baxter and Jain: l = 0.27 mm. Every part of a voxel is tumour if its centre is."""
+def refine_ball(device: str, n: int = 24, R: float = 5e-3) -> None:
+    """Case V2 (Baxter and Jain), l = 0.27 mm. A cell belongs to the tumour if its centre does."""
     K, LpSV, p_e = (3.098e-14, 6.4e-15), (4.2e-7, 1.89e-8), (1533.0, 867.0)
     tissue = dict(
         zip(
@@ -76,7 +77,7 @@ def in_a_ball(device: str, n: int = 24, R: float = 5e-3) -> None:
             strict=True,
         )
     )
-    leaves = (
+    edge_flux = (
         -K[0]
         * np.diff(sphere_in_tissue_pressure(np.array([R - 1e-9, R]), R, **tissue, LpLSL_n=4.17e-7))[
             0
@@ -84,17 +85,17 @@ def in_a_ball(device: str, n: int = 24, R: float = 5e-3) -> None:
         / 1e-9
     )
     print(
-        f"ball of 5 mm, voxels of {2e3 * R * 1.25 / n:.2f} mm, l = 0.27 mm; leaves its edge at"
-        f" {1e6 * leaves:.4f} um/s"
+        f"ball of 5 mm, voxels of {2e3 * R * 1.25 / n:.2f} mm, l = 0.27 mm; edge flux"
+        f" {1e6 * edge_flux:.4f} um/s"
     )
-    for refine, rim in CUTS:
+    for refine, rim in REFINEMENTS:
         fine, r = ball(R, 1.25, n * refine)
         inside = (r < R).to(device)
         grid: Grid = fine
         if rim is not None:
-            held = average_subcells(inside.double(), refine)
+            tumour_share = average_subcells(inside.double(), refine)
             grid = RimGrid.from_tumour_edge(
-                (held > 0.5).double(), fine_voxels(fine, refine), refine, rim
+                (tumour_share > 0.5).double(), fine_voxels(fine, refine), refine, rim
             )
 
         def per(pair: tuple[float, float], inside: Tensor = inside) -> Tensor:
@@ -109,43 +110,43 @@ def in_a_ball(device: str, n: int = 24, R: float = 5e-3) -> None:
             sphere_in_tissue_pressure(r.numpy(), R, **tissue, LpLSL_n=4.17e-7), device=device
         )
         error = float((found.x - exact)[inside].norm() / exact[inside].norm())
-        out = (
+        outflow = (
             float((LpSV[0] * (p_e[0] - found.x))[inside].sum())
             * fine.cell_volume
             / (4 * np.pi * R**2)
         )
         print(
-            f"  {named(refine, rim):16s} p in the tumour {error:.2e}, edge flux"
-            f" {out / leaves - 1:+.2e}, {cells_of(grid):7d} cells, {found.iterations} iterations,"
-            f" {seconds:.3f} s",
+            f"  {format_cut(refine, rim):16s} error of p in the tumour {error:.2e}, of the edge"
+            f" flux {outflow / edge_flux - 1:+.2e}, {count_cells(grid):7d} cells,"
+            f" {found.iterations} iterations, {seconds:.3f} s",
             flush=True,
         )
 
 
 def fine_voxels(fine: Grid, refine: int) -> Grid:
-    """The voxels of a grid that was refined."""
+    """The voxel grid of a refined grid."""
     (nx, ny, nz), (hx, hy, hz) = fine.shape, fine.spacing
     return Grid((nx // refine, ny // refine, nz // refine), (hx * refine, hy * refine, hz * refine))
 
 
-def in_a_phantom(device: str, voxel: float, l_mm: float, finest: int) -> None:
-    """Rough tissue of the digital phantom, drawn at its voxels: what refinement misses of the flow,
-    not of the tissue.
+def refine_phantom(device: str, voxel: float, l_mm: float, finest: int) -> None:
+    """Tissue of the digital phantom, constant in each voxel, so that refinement changes the error
+    of the flow and not the tissue.
     """
     n = round(12 / voxel)
     anatomy = draw_anatomy((n, n, n), (voxel,) * 3, np.random.default_rng(0))
     h = 1e-3 * voxel
     domain = Domain.from_mask(anatomy.tumour, (h, h, h), 3e-3)
 
-    def boxed(values: Any, fill: float) -> Tensor:
+    def crop(values: Any, fill: float) -> Tensor:
         return torch.as_tensor(domain.crop(values.astype(float), fill), device=device)
 
     maps = TissueMaps(
-        boxed(anatomy.tumour, 0.0),
-        boxed(anatomy.PS, value("Ktrans_n")),
-        boxed(anatomy.phi, value("ve_n")),
-        boxed(anatomy.v_p, value("vp_n")),
-        boxed(anatomy.pH, value("pHe_n")),
+        crop(anatomy.tumour, 0.0),
+        crop(anatomy.PS, value("Ktrans_n")),
+        crop(anatomy.phi, value("ve_n")),
+        crop(anatomy.v_p, value("vp_n")),
+        crop(anatomy.pH, value("pHe_n")),
     )
     grid = Grid(domain.shape, (h, h, h))
     near = (maps.tumour > 0.5) | near_edge(maps.tumour, grid, 0.0)
@@ -157,23 +158,26 @@ def in_a_phantom(device: str, voxel: float, l_mm: float, finest: int) -> None:
         forward = ForwardModel(Setting(maps, grid, refine, rim), lambda _: scalars)
         first, flow = timed(lambda: forward.solve_flow(NONE.to(device)), 1)
 
-        def afresh() -> FlowSolution:
+        def solve_again() -> FlowSolution:
             forward.last_pressure = None
             return forward.solve_flow(NONE.to(device))
 
-        return forward, first, (timed(afresh, repeats)[0] if repeats else first), flow
+        return forward, first, (timed(solve_again, repeats)[0] if repeats else first), flow
 
     reference = at_voxels(solve(finest, None, 0)[3], grid)
-    print(f"phantom, {grid.shape} voxels of {voxel} mm, l = {l_mm} mm; reference: whole {finest}")
-    for refine, rim in CUTS:
+    print(
+        f"phantom, {grid.shape} voxels of {voxel} mm, l = {l_mm} mm; reference: all"
+        f" voxels refined {finest} times"
+    )
+    for refine, rim in REFINEMENTS:
         forward, first, again, flow = solve(refine, rim, 2)
         p, J, u = (
             float((a - b)[..., near].norm() / b[..., near].norm())
             for a, b in zip(at_voxels(flow, grid), reference, strict=True)
         )
-        count = cells_of(forward.setting.flow_setting.grid)
+        count = count_cells(forward.setting.flow_setting.grid)
         print(
-            f"  {named(refine, rim):16s} p {p:.2e}, J_v {J:.2e}, u {u:.2e}, {count:7d} cells,"
+            f"  {format_cut(refine, rim):16s} p {p:.2e}, J_v {J:.2e}, u {u:.2e}, {count:7d} cells,"
             f" {flow.iterations} iterations, {again:.3f} s (first {first:.3f})",
             flush=True,
         )
@@ -191,11 +195,11 @@ def main() -> None:
     given = arguments.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.device}")
     if given.only in (None, "ball"):
-        in_a_ball(given.device)
+        refine_ball(given.device)
     if given.only in (None, "phantom"):
         for voxel, l_mm, finest in ((0.5, 0.4, 6), (0.5, 1.0, 6), (1.0, 0.4, 8), (1.0, 1.0, 8)):
             if given.voxel in (None, voxel):
-                in_a_phantom(given.device, voxel, l_mm, finest)
+                refine_phantom(given.device, voxel, l_mm, finest)
 
 
 if __name__ == "__main__":

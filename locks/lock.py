@@ -1,9 +1,9 @@
-"""Writes the lock files beside it: every package of the demo, the tests and the window, with the
-SHA-256 of the file that pip takes.
+"""Writes the lock files in this folder: all packages of the demo, the tests and the napari plugin,
+with the SHA-256 of the file that pip installs.
 
-`make lock` runs it on Python 3.11, Linux x86-64, without a GPU. A layer holds what those before it
-do not, and is installed after them; versions agree, because the largest set is resolved first and
-pins the smaller ones.
+`make lock` runs it on Python 3.11, Linux x86-64, without a GPU. A layer lists the packages that the
+layers before it do not list, and is installed after them. The versions agree, because the largest
+set is resolved first and constrains the smaller ones.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ NEEDS = {
 }
 
 
-def wanted(extras: tuple[str, ...]) -> list[str]:
-    """Requirements of the package with some of its extras, and of building it."""
+def read_requirements(extras: tuple[str, ...]) -> list[str]:
+    """Requirements of the package with the given extras, and of its build."""
     table = tomllib.loads((HERE.parent / "pyproject.toml").read_text())
     project = table["project"]
     chosen = [r for extra in extras for r in project["optional-dependencies"][extra]]
     return [*table["build-system"]["requires"], *project["dependencies"], *chosen]
 
 
-def resolved(requirements: list[str], constraints: Path) -> dict[str, tuple[str, str]]:
-    """Version and SHA-256 by name of what pip would install into an empty environment."""
+def resolve(requirements: list[str], constraints: Path) -> dict[str, tuple[str, str]]:
+    """Version and SHA-256, by name, of the packages that pip would install without others."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [
@@ -67,12 +67,12 @@ def version_and_hash(found: dict) -> tuple[str, str]:
 
 
 def main() -> None:
-    every = resolved(wanted(LAYERS["gui"]), HERE.parent / "constraints-cpu.txt")
+    every = resolve(read_requirements(LAYERS["gui"]), HERE.parent / "constraints-cpu.txt")
     with tempfile.TemporaryDirectory() as folder:
         pins = Path(folder) / "pins.txt"
         pins.write_text("".join(f"{name}=={version}\n" for name, (version, _) in every.items()))
         sets = {
-            layer: every if layer == "gui" else resolved(wanted(extras), pins)
+            layer: every if layer == "gui" else resolve(read_requirements(extras), pins)
             for layer, extras in LAYERS.items()
         }
     before: set[str] = set()

@@ -12,7 +12,7 @@ GALLERY = Path(__file__).resolve().parents[1] / "docs" / "gallery"
 #: A line that each example prints.
 SAYS = {
     "quick_start": "contraction",
-    "maps_only": "the least AICc in",
+    "maps_only": "smallest AICc in",
     "own_aif": "makes Ktrans 0.83",
     "fit_from_arrays": "interstitial fluid pressure",
     "reading_a_result": "Ktrans: ",

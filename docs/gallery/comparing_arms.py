@@ -1,5 +1,5 @@
-"""Comparing arms: the same dose as such and in heat-sensitive liposomes, through the tumour of a
-fit.
+"""Comparing arms: the same dose as free drug and in thermosensitive liposomes, simulated in the
+tumour of a fit.
 """
 
 from sample import WORK, result

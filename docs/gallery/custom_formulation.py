@@ -1,4 +1,4 @@
-"""Custom formulation: a liposome of your own, described in a file, beside the packaged one."""
+"""Custom formulation: a liposome defined in a file, compared with the packaged one."""
 
 from pathlib import Path
 
@@ -23,6 +23,6 @@ for name, arm in found.arms.items():
     cells = arm.simulation.fields["intracellular"]
     mean = arm.simulation.means("intracellular")[-1]
     print(
-        f"{name}: drug in cells at {cells.times_s[-1] / 3600:g} h, tumour mean"
+        f"{name}: intracellular drug at {cells.times_s[-1] / 3600:g} h, tumour mean"
         f" {mean:.3g} {cells.unit}"
     )

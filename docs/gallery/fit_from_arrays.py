@@ -1,11 +1,13 @@
-"""Fit from arrays: signal, pH and tumour in memory; nothing is written to disk."""
+"""Fit from arrays: signal, pH map and tumour mask are in memory, and no file is written."""
 
 import numpy as np
 
 import nanopinn
 
 study = nanopinn.phantom(shape=(12, 12, 8), frames=30, refine=2, length_scale_mm=0.45)
-dce, ph, mask = (study.images[name] for name in ("dce", "ph", "mask"))  # in place of your own
+dce, ph, mask = (
+    study.images[name] for name in ("dce", "ph", "mask")
+)  # replace with your own arrays
 
 found = nanopinn.fit(
     dce=np.asarray(dce),  # signal (t, x, y, z)

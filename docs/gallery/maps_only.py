@@ -1,4 +1,4 @@
-"""Maps only: Ktrans, ve, vp and T1 of a series, with the kinetic model chosen voxel by voxel."""
+"""Maps only: Ktrans, ve, vp and T1 of a series, also with the kinetic model selected per voxel."""
 
 import numpy as np
 from sample import WORK, study
@@ -18,5 +18,5 @@ for model in ("etofts", "tofts", "auto"):
 
 chosen = imaging.kinetics.model_index[imaging.mask]
 for i, name in enumerate(imaging.kinetics.candidates):
-    print(f"{name}: the least AICc in {np.mean(chosen == i):.0%} of the tumour's voxels")
+    print(f"{name}: smallest AICc in {np.mean(chosen == i):.0%} of the tumour voxels")
 print("Written:", nanopinn.write_imaging(WORK / "maps", imaging, inputs, overwrite=True))

@@ -1,5 +1,5 @@
-"""Own arterial input: a table of plasma concentration in place of a population curve, and what that
-does to Ktrans.
+"""Own arterial input: a table of plasma concentrations instead of a population curve, and the
+effect on Ktrans.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ files = study()
 given = {"dce": files / "dce.nii.gz", "mask": files / "mask.nii.gz", "t1": 1.4}
 population = nanopinn.run_maps(nanopinn.ImagingInputs(**given, aif="parker"), device="cpu")
 
-# a measured curve would be read from the scanner; here the population's own, 20 % higher
+# instead of a measured curve, this example uses the population curve scaled by 1.2
 table = WORK / "aif.tsv"
 rows = [
     f"{t:.3f}\t{1.2 * c:.6f}"
@@ -22,6 +22,6 @@ table.write_text("time_s\tplasma_mM\n" + "\n".join(rows) + "\n")  # blood_mM is 
 own = nanopinn.run_maps(nanopinn.ImagingInputs(**given, aif=str(table), delay=0.0), device="cpu")
 ratio = np.nanmedian((own.ktrans_per_min / population.ktrans_per_min)[own.mask])
 print(
-    f"A 20 % higher arterial input makes Ktrans {ratio:.3f} times what it was; 1/1.2 is"
-    f" {1 / 1.2:.3f}."
+    f"With the arterial input scaled by 1.2, Ktrans is scaled by {ratio:.3f} (1/1.2 ="
+    f" {1 / 1.2:.3f})."
 )

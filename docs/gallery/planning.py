@@ -1,5 +1,5 @@
-"""Planning a protocol: what a scan would inform before it is made, and which drug image would help
-most.
+"""Planning a protocol: which unknowns a scan is expected to inform, and which drug image adds most
+information.
 """
 
 import nanopinn

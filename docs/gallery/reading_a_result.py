@@ -1,5 +1,5 @@
-"""Reading a result: parameters, maps with their standard deviations, vectors and pools in time,
-from the folder of a fit.
+"""Reading a result folder: parameters, maps with standard deviations, vector maps and drug pools
+over time.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ for s in fit.scalars:
     low, high = s.interval()
     print(
         f"{s.label}: {s.median:.3g} {s.unit} ({low:.3g} to {high:.3g});"
-        f" {'images' if s.informed else 'prior'}"
+        f" {'informed' if s.informed else 'prior-dominated'}"
     )
 
 for name in ("Ktrans", "IFP", "velocity", "krel"):

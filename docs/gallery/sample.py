@@ -1,5 +1,5 @@
-"""A small synthetic study for the examples, and a fit of it; made once in a folder, in place of
-your own files.
+"""A small synthetic study for the examples and its fit. Both are made once per folder and stand in
+for your own files.
 """
 
 import sys
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import nanopinn
 
-#: Where the examples work: the folder given to them, else a new one.
+#: Folder of the examples: the command-line argument, or a new temporary folder.
 WORK = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="nanopinn-gallery-"))
 
 
 def study() -> Path:
-    """dce, vfa_*, ph, mask and drug_* as NIfTI with their JSON."""
+    """Folder with dce, vfa_*, ph, mask and drug_* as NIfTI files and JSON sidecars."""
     folder = WORK / "study"
     settings = nanopinn.PhantomSettings(
         shape=(12, 12, 8), frames=30, refine=2, length_scale_mm=0.45, drug_times_h=(2.0,)
