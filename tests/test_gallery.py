@@ -13,7 +13,7 @@ GALLERY = Path(__file__).resolve().parents[1] / "docs" / "gallery"
 SAYS = {
     "quick_start": "contraction",
     "maps_only": "smallest AICc in",
-    "own_aif": "makes Ktrans 0.83",
+    "own_aif": "Ktrans is scaled by 0.83",
     "fit_from_arrays": "interstitial fluid pressure",
     "reading_a_result": "Ktrans: ",
     "comparing_arms": "lethally exposed",

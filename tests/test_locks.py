@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "locks"))
-from lock import LAYERS, wanted  # noqa: E402
+from lock import LAYERS, read_requirements  # noqa: E402
 
 LINE = re.compile(r"([a-z0-9-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
 
@@ -35,7 +35,7 @@ def locked(layer: str) -> dict[str, str]:
 @pytest.mark.parametrize("layer", LAYERS)
 def test_requirements_of_pyproject_are_locked(layer: str) -> None:
     versions = locked(layer)
-    for text in wanted(LAYERS[layer]):
+    for text in read_requirements(LAYERS[layer]):
         asked = Requirement(text)
         if asked.marker is None or asked.marker.evaluate():
             found = versions.get(canonicalize_name(asked.name))
