@@ -14,7 +14,7 @@ from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.report.treatment_folder import write_comparison
 from nanopinn.report.treatment_summary import describe_radiation_effect
 from nanopinn.results.comparison_result import Comparison
-from nanopinn.settings import ComparisonSettings, HeatingSpec, PhantomSettings
+from nanopinn.settings import ComparisonSettings, FractionSpec, HeatingSpec, PhantomSettings
 from nanopinn.studies.arms import microscale as exposed
 from nanopinn.studies.arms.compare import compare_arms, select_primary_arm, with_heating_duration
 
@@ -167,7 +167,7 @@ def test_radiation_without_effect_changes_nothing_and_with_open_walls_more_arriv
     from nanopinn.studies.arms import draws as drawing
 
     settings = SETTINGS.model_copy(
-        update={"arms": ("pld",), "heat": (), "radiation": ("5@0.5",), "draws": 3}
+        update={"arms": ("pld",), "heat": (), "radiation": (FractionSpec(dose_Gy=5, time_h=0.5),), "draws": 3}
     )
     neutral = {s: np.ones(4) for s in ("RT_IFP", "RT_Lp", "RT_K", "RT_P", "RT_SV")}
     unchanged = drawing.draw_parameter
@@ -175,7 +175,7 @@ def test_radiation_without_effect_changes_nothing_and_with_open_walls_more_arriv
     def gained(factors: dict[str, np.ndarray]) -> dict[str, tuple[float, float, float]]:
         monkeypatch.setattr(
             drawing,
-            "drawn",
+            "draw_parameter",
             lambda p, n, seed: factors[p.symbol] if p.symbol in factors else unchanged(p, n, seed),
         )
         found = compare_arms(settings, phantom=PHANTOM).radiation
