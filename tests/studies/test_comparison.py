@@ -167,7 +167,12 @@ def test_radiation_without_effect_changes_nothing_and_with_open_walls_more_arriv
     from nanopinn.studies.arms import draws as drawing
 
     settings = SETTINGS.model_copy(
-        update={"arms": ("pld",), "heat": (), "radiation": (FractionSpec(dose_Gy=5, time_h=0.5),), "draws": 3}
+        update={
+            "arms": ("pld",),
+            "heat": (),
+            "radiation": (FractionSpec(dose_Gy=5, time_h=0.5),),
+            "draws": 3,
+        }
     )
     neutral = {s: np.ones(4) for s in ("RT_IFP", "RT_Lp", "RT_K", "RT_P", "RT_SV")}
     unchanged = drawing.draw_parameter
