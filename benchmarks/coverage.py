@@ -22,7 +22,7 @@ from nanopinn import FitSettings, ImagingInputs
 from nanopinn.cli.phantom_commands import format_coverage_table
 from nanopinn.cohort.coverage import ParameterRecovery, interval_coverage
 from nanopinn.imaging.pipeline import make_maps
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.krylov.krylov_engine import fit_krylov
 from nanopinn.inference.pose import pose_problem
 from nanopinn.phantoms.synthetic_study import make_phantom

@@ -16,9 +16,8 @@ import numpy as np
 import torch
 
 from nanopinn.imaging.dce.aif import load_aif
-from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.impulse_response import InputCurve, PlasmaCurve, evaluate
 from nanopinn.imaging.dce.models import MODELS
-from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
 from nanopinn.imaging.dce.signal import concentration_from_signal, signal_from_concentration
 from nanopinn.imaging.dce.voxel_fit import KineticFit, fit_kinetics
 from nanopinn.parameters import value

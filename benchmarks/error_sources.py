@@ -24,7 +24,7 @@ import torch
 
 from nanopinn import FitSettings, ImagingInputs
 from nanopinn.imaging.pipeline import make_maps
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.pose import pose_problem
 from nanopinn.phantoms.synthetic_study import make_phantom

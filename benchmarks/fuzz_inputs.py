@@ -478,7 +478,7 @@ PEOPLE = b"participant_id\tsession_id\tage\tgroup\n" + b"".join(
 def saved_fit() -> bytes:
     """The bytes of a small saved fit."""
     from nanopinn.inference.saved_fit import fit_to_bytes
-    from nanopinn.results.fit_result import (
+    from nanopinn.results import (
         CheckItem,
         CheckResult,
         Curve,
@@ -560,7 +560,7 @@ def readers() -> dict[str, Reader]:
     from nanopinn.imaging.dce.aif import read_curve
     from nanopinn.imaging.dce.t1 import _from_map, _inversion_time, load_b1
     from nanopinn.imaging.drug_image import load_drug_image
-    from nanopinn.imaging.inputs import ImagingInputs
+    from nanopinn.imaging.imaging_data import ImagingInputs
     from nanopinn.imaging.mask import load_mask
     from nanopinn.inference.saved_fit import load_fit, load_fitted_problem
     from nanopinn.io.volumes import read_array, read_sidecar, sidecar_path

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.imaging.dce.aif import load_aif
-from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.imaging.dce.impulse_response import PlasmaCurve
 from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.formulation_library import THERMOSENSITIVE
 from nanopinn.physics.plasma import Dose

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.observations import TimeSeries
 from nanopinn.inference.ode_problem import SystemProblem
 from nanopinn.inference.pinn.pinn_engine import PinnSettings, fit_pinn

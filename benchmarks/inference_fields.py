@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.imaging_data import ImagingInputs
 from nanopinn.imaging.pipeline import make_maps
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.model_error import map_model_error
 from nanopinn.inference.neural_field import fit_neural
 from nanopinn.inference.pose import PosedProblem, pose_problem

@@ -27,18 +27,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.imaging_data import ImagingInputs
 from nanopinn.imaging.pipeline import make_maps
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
-from nanopinn.inference.krylov.krylov_engine import KrylovSettings
+from nanopinn.inference.krylov.krylov_engine import KrylovSettings, TangentSolver
 from nanopinn.inference.krylov.orthomin import (
     KrylovSolution,
     KrylovSolver,
     LinearSystem,
     PressureTangentSystem,
 )
-from nanopinn.inference.krylov.tangent_solver import TangentSolver
 from nanopinn.inference.krylov.time_basis import TimeBasis
 from nanopinn.inference.pose import pose_problem
 from nanopinn.inference.tumour_problem import Fields

@@ -22,9 +22,8 @@ from nanopinn.physics.analytic import sphere_in_tissue_pressure
 from nanopinn.physics.flow import FlowCoefficients
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.solvers.forward import FlowSolution, ForwardModel
-from nanopinn.solvers.grid import Domain, Grid, average_subcells
+from nanopinn.solvers.grid import Domain, Grid, RimGrid, average_subcells, near_edge
 from nanopinn.solvers.pressure import solve_pressure
-from nanopinn.solvers.refined_grid import RimGrid, near_edge
 from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.verification.case import ball
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.imaging_data import ImagingInputs
 from nanopinn.phantoms.synthetic_study import make_phantom
 from nanopinn.settings import FitSettings, PhantomSettings
 from nanopinn.studies.fit import run_fit

@@ -19,14 +19,12 @@ from typing import Any, TypeAlias, TypeVar
 from pydantic import BaseModel
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.imaging_data import ImagingInputs, ImagingMaps
 from nanopinn.io.array_volume import VolumeLike
 from nanopinn.phantoms.synthetic_study import SyntheticStudy, simulate_study
 from nanopinn.physics.treatment import Treatment
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.fit_result import FitResult
-from nanopinn.results.simulation_result import Simulation
+from nanopinn.results import FitResult, Simulation
 from nanopinn.settings import FitSettings, PhantomSettings, SimulationSettings
 from nanopinn.studies.fit import FittedStudy, run_fit, run_maps
 from nanopinn.studies.simulate import run_simulation
@@ -73,7 +71,7 @@ def maps(
         progress: called as ``progress(stage, share done in 0..1, numbers)``.
         **choices: other facts of the acquisition (:data:`ACQUISITION_ARGUMENTS`: ``tr`` in s,
             ``flip_angle`` in degrees, ``relaxivity`` in 1/(s mM), ``bolus_arrival`` in s, ...), and
-            fields of :class:`~nanopinn.imaging.inputs.ImagingInputs` (``mask``, ``vfa``, ``t1``,
+            fields of :class:`~nanopinn.imaging.imaging_data.ImagingInputs` (``mask``, ``vfa``, ``t1``,
             ``cest``, ``aif``, ``model``, ...).
 
     Returns:

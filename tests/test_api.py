@@ -18,7 +18,7 @@ import torch
 import nanopinn
 from nanopinn.api import ACQUISITION_ARGUMENTS
 from nanopinn.errors import InputError
-from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.imaging_data import ImagingMaps
 from nanopinn.io.volumes import sidecar_path
 from nanopinn.phantoms.synthetic_study import SyntheticStudy, write_study
 from nanopinn.physics.treatment import Treatment

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import nanopinn
-from nanopinn.parameters.unknown_registry import SCALARS
+from nanopinn.parameters import SCALARS
 from nanopinn.physics.drug_pools import DRUG_POOLS
 from nanopinn.physics.release import RELEASE_LAWS
 

@@ -19,10 +19,10 @@ import torch
 
 from nanopinn.cli.exit_status import record_interruption
 from nanopinn.errors import InputError, OutputError
-from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.imaging_data import ImagingInputs
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.device import choose_device
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.gauss_newton import OptimiserState
 from nanopinn.inference.pose import pose_problem
 from nanopinn.io.checkpoint_store import FAILURE_FILE, CheckpointStore, delete_checkpoints

@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanopinn.cli.cohort_commands import cohort, derivatives, group
-from nanopinn.cli.fit_command import fit
 from nanopinn.cli.options import Cest, Device, Out, Overwrite, Quiet, Verbose, with_imaging_options
 from nanopinn.cli.phantom_commands import coverage, phantom, phantoms
-from nanopinn.cli.plan_commands import minimal_imaging, plan
 from nanopinn.cli.progress_display import progress_display
 from nanopinn.cli.simulate_command import simulate
+from nanopinn.cli.study_commands import fit, minimal_imaging, plan
 from nanopinn.errors import CheckFailedError, InputError
 
 if TYPE_CHECKING:
-    from nanopinn.imaging.inputs import ImagingInputs
+    from nanopinn.imaging.imaging_data import ImagingInputs
 
 app = typer.Typer(
     add_completion=False,
@@ -70,9 +69,9 @@ def maps(
     """
     from dataclasses import replace
 
-    from nanopinn.imaging.parametric_maps import format_imaging_summary
+    from nanopinn.imaging.imaging_data import format_imaging_summary
     from nanopinn.io.output import reserve_output_folder
-    from nanopinn.report.imaging_folder import write_imaging
+    from nanopinn.report.result_folder import write_imaging
     from nanopinn.report.treatment_summary import format_assumptions
     from nanopinn.studies.fit import run_maps
 

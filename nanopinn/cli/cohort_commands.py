@@ -13,13 +13,13 @@ import typer
 
 from nanopinn.cli.config import read_config_table
 from nanopinn.cli.exit_status import has_result
-from nanopinn.cli.fit_command import fit as fit_command
 from nanopinn.cli.options import Quiet, parse_extra_options
 from nanopinn.cli.simulate_command import simulate as simulate_command
+from nanopinn.cli.study_commands import fit as fit_command
 from nanopinn.errors import InputError, OutputError, PartialCohortError
 
 if TYPE_CHECKING:
-    from nanopinn.cohort.cohort_study import CohortStudy
+    from nanopinn.cohort.bids_studies import CohortStudy
     from nanopinn.cohort.snakemake import Workflow
     from nanopinn.cohort.study_status import RunStatus
 

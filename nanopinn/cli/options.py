@@ -14,7 +14,7 @@ from nanopinn.cli.config import build_settings
 from nanopinn.errors import InputError
 
 if TYPE_CHECKING:
-    from nanopinn.imaging.inputs import ImagingInputs
+    from nanopinn.imaging.imaging_data import ImagingInputs
 
 T = TypeVar("T")
 
@@ -287,7 +287,7 @@ def build_imaging_inputs(
     config: Config = None,
 ) -> ImagingInputs:
     """Build the inputs from the imaging options and the ``[imaging]`` table of a configuration."""
-    from nanopinn.imaging.inputs import ImagingInputs
+    from nanopinn.imaging.imaging_data import ImagingInputs
 
     overrides = {
         "flip_angle": flip_angle,

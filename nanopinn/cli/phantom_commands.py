@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nanopinn.cli.config import build_settings
-from nanopinn.cli.fit_command import fit as fit_command
 from nanopinn.cli.options import Out, Quiet, parse_extra_options
 from nanopinn.cli.progress_display import progress_display
+from nanopinn.cli.study_commands import fit as fit_command
 from nanopinn.errors import InputError, PartialCohortError
 
 if TYPE_CHECKING:

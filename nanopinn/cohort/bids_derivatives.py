@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.cohort.bids import NON_BIDS_PATTERNS, StudyName, parse_study_id
-from nanopinn.cohort.cohort_study import CohortStudy
+from nanopinn.cohort.bids_studies import CohortStudy
 from nanopinn.errors import InputError, OutputError
 from nanopinn.io.output import exclusive_lock
 from nanopinn.io.safe_open import read_json_or_empty

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from nanopinn.cohort.study_status import read_study_summaries
-from nanopinn.results.cohort_result import (
+from nanopinn.results import (
     CohortParameter,
     CohortSummary,
+    ScalarEstimate,
     StudyEstimate,
     StudySummary,
 )
-from nanopinn.results.fit_result import ScalarEstimate
 
 Array = NDArray[np.float64]
 

@@ -17,10 +17,10 @@ from nanopinn.cohort.bids_derivatives import STUDIES_FILE
 from nanopinn.errors import InputError, PartialCohortError
 from nanopinn.io.safe_open import read_json_or_empty
 from nanopinn.report.result_folder import read_result
-from nanopinn.results.cohort_result import REPORTED_STATUSES, ArmOutcome, StudyStatus, StudySummary
+from nanopinn.results import REPORTED_STATUSES, ArmOutcome, StudyStatus, StudySummary
 
 if TYPE_CHECKING:
-    from nanopinn.cohort.cohort_study import CohortStudy
+    from nanopinn.cohort.bids_studies import CohortStudy
 
 _ENTITY = re.compile(r"(sub|ses|run)-[0-9A-Za-z]{1,64}", re.ASCII)
 _RUN_OUTPUTS = ("fit", "fit.json", "fit.log", "fit.partial", "arms.json")

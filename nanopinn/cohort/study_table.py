@@ -16,8 +16,12 @@ from nanopinn.cohort.bids import (
     read_rows,
     validate_label,
 )
-from nanopinn.cohort.bids_studies import read_bids_studies
-from nanopinn.cohort.cohort_study import MASK_PREFIX, CohortStudy, build_cohort_study
+from nanopinn.cohort.bids_studies import (
+    MASK_PREFIX,
+    CohortStudy,
+    build_cohort_study,
+    read_bids_studies,
+)
 from nanopinn.errors import InputError
 
 FILE_COLUMNS = ("dce", "cest", "cest_pre", "cest_power2", "offsets", "b0", "mask", "b1")

@@ -15,7 +15,7 @@ from nanopinn.imaging.geometry import resample_to_grid
 from nanopinn.imaging.registration import Coregistration
 from nanopinn.io.array_volume import VolumeSource
 from nanopinn.io.volumes import read_map, read_sidecar, sidecar_path
-from nanopinn.parameters.units import DAY
+from nanopinn.parameters import DAY
 
 Array = NDArray[np.float64]
 

@@ -7,22 +7,23 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.ph_on_dce_grid import PhMap, assumed_ph, load_ph
-from nanopinn.imaging.dce.delay import arterial_input, delay_and_disperse_input, tumour_curves
 from nanopinn.imaging.dce.kinetic_maps import fit_volume
 from nanopinn.imaging.dce.signal import Concentration
 from nanopinn.imaging.dce.t1 import B1Map, load_b1
 from nanopinn.imaging.dce.tissue_concentration import (
     DynamicSeries,
+    arterial_input,
     compute_baseline_sensitivity,
     compute_study_concentration,
+    delay_and_disperse_input,
     frame_noise,
     load_study_t1,
     read_series,
+    tumour_curves,
 )
 from nanopinn.imaging.dce.voxel_fit import DELAY_WINDOW_S
-from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.imaging_data import ImagingInputs, ImagingMaps
 from nanopinn.imaging.mask import automatic_mask, load_mask
-from nanopinn.imaging.parametric_maps import ImagingMaps
 from nanopinn.imaging.registration import Coregistration
 from nanopinn.io.tables import check_files_unchanged, hash_files
 from nanopinn.progress import Progress, ignore_progress

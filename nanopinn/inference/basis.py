@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.parameters.unknown_registry import INFLOW, MULTIPLIERS, RELEASE_LAW
+from nanopinn.parameters import INFLOW, MULTIPLIERS, RELEASE_LAW
 from nanopinn.physics.release import PH_WARP_KNOTS
 
 Array = NDArray[np.float64]

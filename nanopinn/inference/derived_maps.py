@@ -8,16 +8,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.imaging_data import ImagingMaps
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.observations import nearest_nodes
 from nanopinn.inference.pose import PH_ASSUMED_ERROR, PosedProblem
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.unknown_fields import OUTPUT_HOURS, field_maps, inflow_map, model_error_maps
-from nanopinn.parameters import value
-from nanopinn.parameters.units import HOUR, MMHG
+from nanopinn.parameters import HOUR, MMHG, value
 from nanopinn.physics.drug_pools import DRUG_POOLS, LINEAR_POOLS, volume_fractions
-from nanopinn.results.fit_result import Curve, FieldEstimate, MapEstimate, VectorEstimate
+from nanopinn.results import Curve, FieldEstimate, MapEstimate, VectorEstimate
 from nanopinn.solvers.derivatives import directional_derivatives
 from nanopinn.solvers.grid import average_subcells
 

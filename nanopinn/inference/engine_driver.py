@@ -1,7 +1,10 @@
-"""The Gauss-Newton driver of every engine that eliminates the states.
+"""The Gauss-Newton driver of every engine that eliminates the states, and the engine ``fv``.
 
 :func:`fit_gauss_newton` fits any :class:`~nanopinn.inference.problem.Problem`. How the tangents of
-the states are obtained is a :class:`TangentMethod`, the only part that an engine supplies.
+the states are obtained is a :class:`TangentMethod`, the only part that an engine supplies. Engine
+``fv`` solves the states together with exact tangents, which are further right-hand sides of the
+same matrices. The states are the pressure and the pools of voxels, or a system of ordinary
+differential equations.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Generic
 
 import numpy as np
@@ -25,19 +29,20 @@ from nanopinn.inference.gauss_newton import (
     step_below,
 )
 from nanopinn.inference.inverse_problem import SERIALISABLE_PARTS, InverseProblem
+from nanopinn.inference.multistart import fit_from_several_starts
 from nanopinn.inference.problem import (
     AnyProblem,
     EngineFit,
     Prediction,
+    QuadraticModel,
     Solver,
     States,
     describe_unaffected,
 )
-from nanopinn.inference.quadratic_model import QuadraticModel
 from nanopinn.inference.tumour_problem import Fields
 from nanopinn.io.checkpoint_store import CheckpointStore
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.fit_result import EngineRun
+from nanopinn.results import EngineRun
 from nanopinn.solvers.forward import FlowSolution
 from nanopinn.solvers.linear import SolverError
 
@@ -318,3 +323,54 @@ class _Driver(Generic[AnyProblem]):
         """Report a completed part of an iteration, beside the numbers of the iteration before."""
         self.numbers = {**self.numbers, **numbers}
         self.progress(self.method.stage, (self.iteration + share) / self.iterations, self.numbers)
+
+
+class ImplicitTangents(TangentMethod[Any, Any]):
+    """States and tangents by the implicit solver of the problem."""
+
+    engine = "fv"
+    stage = "fv: Gauss-Newton"
+
+    def solve(
+        self, problem: Any, theta: Array, solver: Any, states: Any | None, log: IterationLog
+    ) -> Any:
+        return problem.solve(theta, solver, tangents=True)
+
+
+def fit_fv(
+    problem: AnyProblem,
+    start: Array | None = None,
+    *,
+    iterations: int = 12,
+    tolerance: float = 0.1,
+    starts: int = 1,
+    seed: int = 0,
+    checkpoint_store: CheckpointStore | None = None,
+    progress: Progress = ignore_progress,
+) -> EngineFit[AnyProblem]:
+    """Fit the unknowns with exact tangents; the posterior is the Laplace approximation.
+
+    Args:
+        problem: unknowns, states and observations.
+        start: coordinates, ``(m,)``; the prior means if None.
+        iterations: largest number of Gauss-Newton iterations.
+        tolerance: the fit ends when a full step is below this many posterior sd.
+        starts: number of optimisation runs. All but the first begin at draws from the prior; the
+            best is returned, and its run lists all of them.
+        seed: of these draws.
+        checkpoint_store: of the state before every iteration, for voxel problems; an interrupted
+            fit continues from it. Several starts store none.
+        progress: called with the state of the work.
+    """
+    fit = partial(fit_gauss_newton, iterations=iterations, tolerance=tolerance, progress=progress)
+    if starts == 1:
+        return fit(problem, ImplicitTangents(), start, checkpoint_store=checkpoint_store)
+    first = problem.unknowns.prior_mean if start is None else np.asarray(start, dtype=np.float64)
+    found: EngineFit[AnyProblem] = fit_from_several_starts(
+        lambda theta: fit(problem, ImplicitTangents(), theta),
+        problem.unknowns,
+        first,
+        starts,
+        seed,
+    )
+    return found

@@ -29,7 +29,7 @@ from nanopinn.inference.tumour_problem import Fields
 from nanopinn.parameters import value
 from nanopinn.physics.drug_pools import LINEAR_POOLS
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.fit_result import CheckItem, CheckResult
+from nanopinn.results import CheckItem, CheckResult
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.runge_kutta import SDIRK3

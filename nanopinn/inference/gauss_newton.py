@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.inference.quadratic_model import QuadraticModel
+from nanopinn.inference.problem import QuadraticModel
 
 Array = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import NanopinnError
 from nanopinn.inference.unknowns import UnknownSet
-from nanopinn.results.fit_result import StartResult
+from nanopinn.results import StartResult
 
 Array = NDArray[np.float64]
 

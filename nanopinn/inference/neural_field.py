@@ -26,7 +26,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from nanopinn.inference.basis import centre_shapes
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.problem import EngineFit
 from nanopinn.progress import Progress, ignore_progress

@@ -39,7 +39,7 @@ from nanopinn.inference.systematic import SharedError
 from nanopinn.inference.tumour_problem import Fields
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.fit_result import ScalarEstimate, central_interval
+from nanopinn.results import ScalarEstimate, central_interval
 
 Array = NDArray[np.float64]
 

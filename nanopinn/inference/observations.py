@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.parameters.units import HOUR
+from nanopinn.parameters import HOUR
 from nanopinn.physics.drug_pools import DRUG_POOLS, LINEAR_POOLS, volume_fractions
 from nanopinn.physics.tissue_maps import TissueMaps
 

@@ -16,14 +16,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.impulse_response import InputCurve, evaluate
 from nanopinn.imaging.dce.models import extended_tofts
-from nanopinn.imaging.dce.plasma_curve import InputCurve
 from nanopinn.imaging.drug_image import DrugImage, load_drug_image
-from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.imaging_data import ImagingMaps
 from nanopinn.inference.basis import gaussian_radial_basis
-from nanopinn.inference.fitted_problem import FittedProblem
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.nuisance_scales import (
     describe_noise_scale,
@@ -33,10 +31,11 @@ from nanopinn.inference.nuisance_scales import (
 )
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import EngineFit
+from nanopinn.inference.saved_fit import FittedProblem
 from nanopinn.inference.unknown_fields import add_unknown_functions, truncating_faces
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.io.array_volume import VolumeSource
-from nanopinn.parameters.units import MINUTE
+from nanopinn.parameters import MINUTE
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tissue_maps import (
     MARGIN_M,
@@ -48,7 +47,7 @@ from nanopinn.physics.tissue_maps import (
     smooth_pH,
 )
 from nanopinn.progress import Progress
-from nanopinn.results.fit_result import ScalarEstimate
+from nanopinn.results import ScalarEstimate
 from nanopinn.settings import FitSettings
 from nanopinn.solvers.grid import Domain, Grid
 from nanopinn.solvers.tissue_setting import Setting

@@ -23,10 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.inference.uncertainty.profile import strongest_correlation
-from nanopinn.parameters import PARAMETERS, value
-from nanopinn.parameters.units import HOUR
-from nanopinn.physics.radiation import RADIATION_FACTOR_SYMBOLS, Fraction, rise_and_recovery
-from nanopinn.results.fit_result import central_interval
+from nanopinn.parameters import HOUR, PARAMETERS, value
+from nanopinn.physics.treatment import RADIATION_FACTOR_SYMBOLS, Fraction, rise_and_recovery
+from nanopinn.results import central_interval
 
 Array = NDArray[np.float64]
 
@@ -169,7 +168,7 @@ def effect_at(fractions: Sequence[Fraction], t: float, t_peak_s: float) -> float
 
     Returns:
         The share s by which the logarithms of the factors are multiplied (see
-        :mod:`nanopinn.physics.radiation`).
+        :mod:`nanopinn.physics.treatment`).
     """
     return sum(
         f.dose_Gy / value("RT_D") * float(rise_and_recovery(t - f.time_s, t_peak_s))

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.imaging.dce.impulse_response import PlasmaCurve
 from nanopinn.inference.observations import ContrastObservation, DrugObservation, nearest_nodes
 from nanopinn.inference.problem import Prediction, Problem
 from nanopinn.inference.systematic import ModelError, SystematicErrors

@@ -27,14 +27,8 @@ from nanopinn.inference.neural_field import evaluate_shapes, field_network
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.systematic import ModelError
 from nanopinn.inference.unknowns import RELEASE_SD, release_rate_unknowns
-from nanopinn.parameters.units import HOUR
-from nanopinn.parameters.unknown_registry import (
-    INFLOW,
-    MULTIPLIERS,
-    RELEASE_LAW,
-    release_multiplier_name,
-)
-from nanopinn.results.fit_result import MapEstimate
+from nanopinn.parameters import HOUR, INFLOW, MULTIPLIERS, RELEASE_LAW, release_multiplier_name
+from nanopinn.results import MapEstimate
 from nanopinn.settings import FitSettings
 from nanopinn.solvers.grid import Domain
 

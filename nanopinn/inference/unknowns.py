@@ -18,9 +18,8 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.inference.basis import FunctionUnknown
-from nanopinn.parameters.units import HOUR
-from nanopinn.parameters.unknown_registry import SCALARS, release_multiplier_name
-from nanopinn.results.fit_result import ScalarEstimate
+from nanopinn.parameters import HOUR, SCALARS, release_multiplier_name
+from nanopinn.results import ScalarEstimate
 
 Array = NDArray[np.float64]
 

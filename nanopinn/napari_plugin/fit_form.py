@@ -29,7 +29,7 @@ from qtpy.QtWidgets import (
 from nanopinn.napari_plugin.worker import ConvergencePlots, RunBar
 
 if TYPE_CHECKING:
-    from nanopinn.results.fit_result import ScalarEstimate
+    from nanopinn.results import ScalarEstimate
 
 _CHOICES = {
     "engine": {"auto": "auto (fv)", "fv": "fv", "krylov": "krylov, polished by fv"},

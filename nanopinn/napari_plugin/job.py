@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from nanopinn.imaging.parametric_maps import ImagingMaps
+    from nanopinn.imaging.imaging_data import ImagingMaps
     from nanopinn.progress import Progress
 
 SendMessage = Callable[[dict[str, Any]], None]
@@ -62,9 +62,8 @@ def _progress(send: SendMessage) -> Progress:
 
 def run_maps_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Compute the maps; write the result folder and the voxel curves."""
-    from nanopinn.imaging.inputs import ImagingInputs
-    from nanopinn.imaging.parametric_maps import format_imaging_summary
-    from nanopinn.report.imaging_folder import write_imaging
+    from nanopinn.imaging.imaging_data import ImagingInputs, format_imaging_summary
+    from nanopinn.report.result_folder import write_imaging
     from nanopinn.studies.fit import run_maps
 
     inputs = ImagingInputs(**request["inputs"])
@@ -81,7 +80,7 @@ def run_maps_request(request: dict[str, Any], progress: Progress) -> dict[str, A
 
 def run_fit_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Run a fit; write the result folder and the voxel curves."""
-    from nanopinn.imaging.inputs import ImagingInputs
+    from nanopinn.imaging.imaging_data import ImagingInputs
     from nanopinn.report.fit_summary import format_summary
     from nanopinn.settings import FitSettings
     from nanopinn.studies.fit import run_fit, write_fit
@@ -101,7 +100,7 @@ def run_fit_request(request: dict[str, Any], progress: Progress) -> dict[str, An
 
 def run_arms_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Compare treatment arms in the tumour of a fit; write the result folder."""
-    from nanopinn.cli.option_syntax import parse_arm_entries
+    from nanopinn.cli.config import parse_arm_entries
     from nanopinn.report.treatment_folder import write_comparison
     from nanopinn.report.treatment_summary import format_comparison
     from nanopinn.settings import ComparisonSettings

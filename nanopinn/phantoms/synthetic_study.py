@@ -27,8 +27,7 @@ from nanopinn.imaging.geometry import resample
 from nanopinn.io.array_volume import as_array_volume
 from nanopinn.io.output import atomic_output_folder
 from nanopinn.io.volumes import sidecar_path, write_bytes, write_json, write_volume
-from nanopinn.parameters import value
-from nanopinn.parameters.units import HOUR, MMHG
+from nanopinn.parameters import HOUR, MMHG, value
 from nanopinn.phantoms.truth import (
     Anatomy,
     Truth,

@@ -14,9 +14,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
-from nanopinn.parameters import value
-from nanopinn.parameters.unknown_registry import draw_phantom_scalars
+from nanopinn.imaging.dce.impulse_response import PlasmaCurve
+from nanopinn.parameters import draw_phantom_scalars, value
 from nanopinn.physics.drug_pools import LINEAR_POOLS, volume_fractions
 from nanopinn.physics.flow import exchange_coefficients
 from nanopinn.physics.formulation_library import PH_SENSITIVE

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nanopinn.parameters.table import Number
+from nanopinn.parameters import Number
 
 
 def passive_flux(P: Number, fu: Number, C_plasma: Number, fu_t: Number, C_tissue: Number) -> Number:

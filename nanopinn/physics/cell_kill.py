@@ -29,7 +29,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nanopinn.parameters.table import Number, Values, parameter_lookup
+from nanopinn.parameters import Number, Values, parameter_lookup
 
 #: Cells to which the intracellular constants of the table refer.
 CELLS_PER_UNIT = 1e5

@@ -10,9 +10,16 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.parameters import PARAMETERS, Parameter, value
-from nanopinn.parameters.table import Number, Values, parameter_lookup, scalar_lookup
-from nanopinn.parameters.unknown_registry import SCALARS
+from nanopinn.parameters import (
+    PARAMETERS,
+    SCALARS,
+    Number,
+    Parameter,
+    Values,
+    parameter_lookup,
+    scalar_lookup,
+    value,
+)
 from nanopinn.physics.plasma import (
     Dose,
     DosedPlasmaCurve,

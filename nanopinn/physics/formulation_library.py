@@ -1,17 +1,371 @@
-"""The formulations that the package contains, read from the TOML files in ``formulations``.
+"""Formulations: parsed from the entries of a file, and those that the package contains.
 
-Adding a formulation takes one TOML file in that folder.
+Each quantity is the symbol of a row of the parameter table, or a value with unit and source::
+
+    leak = "krel_PLD"
+    leak = {value = 2e-6, unit = "1/s", prior = "lognormal(0.7)", source = "where it was measured"}
+
+Units are those of the table (SI). Another unit is refused, not converted. The packaged formulations
+are the TOML files in ``formulations``; adding one takes one file in that folder.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
 
 from nanopinn.errors import InputError
-from nanopinn.physics.formulation import Formulation
-from nanopinn.physics.formulation_file import parse_formulation
+from nanopinn.io.safe_open import is_number
+from nanopinn.parameters import PARAMETERS, Parameter, QuantitySpecification, parse_parameter_row
+from nanopinn.physics.formulation import Circulation, Formulation
+from nanopinn.physics.release import RELEASE_LAWS, ReleaseLaw, ReleaseTrigger, release_trigger
+
+#: Quantities that every carrier's file states.
+CARRIER = {
+    "diameter": QuantitySpecification("m", "diameter of the carrier", 1e-9, 1e-5),
+    "leak": QuantitySpecification(
+        "1/s", "release rate of the untriggered carrier, in plasma and in tissue"
+    ),
+    "permeability": QuantitySpecification(
+        "1/s", "permeability of the tumour's walls for the carrier, times S/V"
+    ),
+    "transmission": QuantitySpecification(
+        "1", "1 - reflection coefficient of the tumour's walls for the carrier", high=1.0
+    ),
+    "retardation": QuantitySpecification(
+        "1", "velocity of the carrier over that of the interstitial fluid", high=1.0
+    ),
+    "diffusion": QuantitySpecification(
+        "m**2/s", "diffusion coefficient of the carrier in the interstitium"
+    ),
+    "decay": QuantitySpecification("1/s", "decay of the carrier in the interstitium"),
+}
+VOLUME = QuantitySpecification("m**3", "volume of distribution of the carrier", positive=True)
+RATE = QuantitySpecification(
+    "1/s", "rate of a phase at which the carrier leaves plasma, leak included", positive=True
+)
+SHARE = QuantitySpecification(
+    "1", "share of the dose in a phase of the carrier's plasma curve", high=1.0
+)
+GENERAL_KEYS = ("name", "aliases", "description", "releasable_share", "circulation")
+NAME = re.compile(r"\w[\w .+-]{0,63}")
+_MAX_TEXT_LENGTH, _MAX_ALIASES = 500, 10
+#: Largest number of phases of a plasma curve.
+MAX_PHASES = 8
+OWN_PARAMETER_KEYS = ("value", "unit", "source", "prior", "low", "high")
+REMEDY = "See docs/formulations for an example."
+
+
+def parse_formulation(entries: Mapping[str, Any], path: str | Path) -> Formulation:
+    """Parse the entries of a formulation file.
+
+    Args:
+        entries: of the file, by key.
+        path: that errors name.
+
+    Raises:
+        InputError: an entry is missing, unknown or of the wrong type, a symbol is not in the table,
+            a unit is not that of the quantity, a value is out of range, or the leak rate exceeds
+            the total elimination.
+    """
+    file = _FormulationReader(path, entries)
+    name, description = file.validate_name("name", file.text("name")), file.text("description")
+    if not {"circulation", "releasable_share", *RELEASE_LAWS, *CARRIER} & set(entries):
+        return Formulation(name, description, aliases=file.aliases())
+    quantities: dict[str, Any] = {
+        quantity: file.symbol(quantity, file.entry(quantity), what)
+        for quantity, what in CARRIER.items()
+    }
+    found = Formulation(
+        name,
+        description,
+        file.circulation(),
+        triggers=file.triggers(),
+        releasable_share=file.share(),
+        aliases=file.aliases(),
+        **quantities,
+        own_parameters=tuple(file.own_parameters),
+    )
+    if not (leaked := found.leaked_fraction()) <= 1:
+        raise InputError(
+            "the leak rate exceeds the total elimination of the carrier",
+            file=path,
+            field="leak",
+            found=f"{leaked:.3g} times its dose",
+            expected="at most the dose",
+            remedy="Give rates of the circulation that include the leak.",
+        )
+    return found
+
+
+class _FormulationReader:
+    """Entries of one file, and the parameters that they define."""
+
+    def __init__(self, path: str | Path, entries: Mapping[str, Any]) -> None:
+        self.path, self.entries, self.own_parameters = path, entries, list[Parameter]()
+        self._check_keys(entries, (*GENERAL_KEYS, *RELEASE_LAWS, *CARRIER), "")
+
+    def _check_keys(self, entries: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+        for key in entries:
+            if key not in known:
+                remedy = (
+                    "Give `transmission`, which is 1 - the reflection coefficient."
+                    if key == "reflection"
+                    else REMEDY
+                )
+                raise self.input_error(
+                    "an entry is unknown", f"{where}{key}", entries[key], ", ".join(known), remedy
+                )
+
+    def input_error(
+        self, problem: str, field: str, found: object, expected: str, remedy: str = REMEDY
+    ) -> InputError:
+        """The error that names the file and an entry of it."""
+        return InputError(
+            f"{problem} in the formulation",
+            file=self.path,
+            field=field,
+            found=found,
+            expected=expected,
+            remedy=remedy,
+        )
+
+    def entry(self, key: str) -> Any:
+        """An entry that must be there."""
+        if key not in self.entries:
+            raise self.input_error(
+                "a quantity is missing",
+                key,
+                None,
+                "a symbol of the parameter table, or {value, unit, source}",
+            )
+        return self.entries[key]
+
+    def table(self, key: str, known: tuple[str, ...]) -> Mapping[str, Any]:
+        """An entry that must be a table with known keys."""
+        found = self.entry(key)
+        if not isinstance(found, dict):
+            raise self.input_error("an entry has the wrong type", key, found, f"a table [{key}]")
+        self._check_keys(found, known, f"{key}.")
+        return found
+
+    def text(self, key: str) -> str:
+        """An entry that must be one line of text."""
+        found = self.entry(key)
+        if (
+            not isinstance(found, str)
+            or not found.strip()
+            or not found.strip().isprintable()
+            or len(found) > _MAX_TEXT_LENGTH
+        ):
+            raise self.input_error(
+                "an entry has the wrong type",
+                key,
+                found,
+                f"a text on one line, of at most {_MAX_TEXT_LENGTH} characters",
+            )
+        return found.strip()
+
+    def aliases(self) -> tuple[str, ...]:
+        """Other names of the formulation."""
+        found = self.entries.get("aliases", [])
+        if (
+            not isinstance(found, list)
+            or not all(isinstance(a, str) for a in found)
+            or len(found) > _MAX_ALIASES
+        ):
+            raise self.input_error(
+                "an entry has the wrong type",
+                "aliases",
+                found,
+                f"a list of at most {_MAX_ALIASES} texts",
+            )
+        return tuple(self.validate_name("aliases", a) for a in found)
+
+    def validate_name(self, key: str, found: str) -> str:
+        """Check a name, which is also that of the folder with the results of an arm."""
+        if not NAME.fullmatch(found):
+            raise self.input_error(
+                "a name cannot be used",
+                key,
+                found,
+                "letters, digits, spaces and - _ + . after a letter or digit",
+            )
+        return found
+
+    def share(self) -> float:
+        """The releasable share, 1 by default."""
+        found = self.entries.get("releasable_share", 1.0)
+        if not is_number(found) or not 0 <= found <= 1:
+            raise self.input_error(
+                "the releasable share is not a fraction",
+                "releasable_share",
+                found,
+                "0 to 1",
+            )
+        return float(found)
+
+    def circulation(self) -> Circulation:
+        """Symbols of the plasma curve of the carrier."""
+        found = {"shares": [], **self.table("circulation", ("volume", "rates", "shares"))}
+        for key in ("volume", "rates"):
+            if key not in found:
+                raise self.input_error(
+                    "a quantity is missing",
+                    f"circulation.{key}",
+                    None,
+                    VOLUME.meaning if key == "volume" else RATE.meaning,
+                )
+        volume = self.symbol("circulation.volume", found["volume"], VOLUME)
+        rates, shares = (
+            self._parse_symbol_list("rates", found["rates"], RATE),
+            self._parse_symbol_list("shares", found["shares"], SHARE),
+        )
+        total = sum(self._parameter_value(s) for s in shares)
+        if len(shares) != len(rates) - 1 or total > 1:
+            problem = "the shares of the plasma curve do not fit its rates"
+            stated = f"{len(shares)} shares with a sum of {total:g} for {len(rates)} rates"
+            raise self.input_error(
+                problem,
+                "circulation.shares",
+                stated,
+                "one less than rates, with a sum of at most 1; the last phase has the rest",
+            )
+        return Circulation(volume, rates, shares)
+
+    def _parse_symbol_list(
+        self, key: str, found: Any, what: QuantitySpecification
+    ) -> tuple[str, ...]:
+        if not isinstance(found, list) or len(found) > MAX_PHASES:
+            raise self.input_error(
+                "an entry has the wrong type",
+                f"circulation.{key}",
+                found,
+                f"a list of at most {MAX_PHASES}",
+            )
+        return tuple(
+            self.symbol(f"circulation.{key}.{i + 1}", entry, what) for i, entry in enumerate(found)
+        )
+
+    def triggers(self) -> tuple[ReleaseTrigger, ...]:
+        """The release laws that have a table in the file."""
+        return tuple(self._trigger(law) for law in RELEASE_LAWS.values() if law.key in self.entries)
+
+    def _trigger(self, law: ReleaseLaw) -> ReleaseTrigger:
+        found = self.table(law.key, tuple(law.quantities))
+        for quantity, what in law.quantities.items():
+            if quantity not in found:
+                raise self.input_error(
+                    "a quantity is missing", f"{law.key}.{quantity}", None, what.meaning
+                )
+        return release_trigger(
+            law.key,
+            **{
+                quantity: self.symbol(f"{law.key}.{quantity}", found[quantity], what)
+                for quantity, what in law.quantities.items()
+            },
+        )
+
+    def symbol(self, field: str, entry: Any, what: QuantitySpecification) -> str:
+        """The symbol of the parameter that holds a quantity."""
+        if isinstance(entry, str):
+            return self._check_table_symbol(field, entry, what)
+        if isinstance(entry, dict):
+            return self._add_own_parameter(field, entry, what)
+        example = (
+            f'{field.split(".")[-1]} = {{value = {entry}, unit = "{what.unit}", source = "..."}}'
+        )
+        raise self.input_error(
+            "a quantity needs its unit and source",
+            field,
+            entry,
+            "a symbol of the table, or a table",
+            f"Write {example}.",
+        )
+
+    def _check_table_symbol(self, field: str, symbol: str, what: QuantitySpecification) -> str:
+        if symbol not in PARAMETERS:
+            raise self.input_error(
+                "a symbol is not in the parameter table",
+                field,
+                symbol,
+                "a symbol, or {value, unit, source}",
+            )
+        if (unit := PARAMETERS[symbol].unit) != what.unit:
+            raise self.input_error(
+                "a parameter has another unit than the quantity",
+                field,
+                f"{symbol} in {unit}",
+                what.unit,
+            )
+        return symbol
+
+    def _add_own_parameter(
+        self, field: str, entry: Mapping[str, Any], what: QuantitySpecification
+    ) -> str:
+        self._check_keys(entry, OWN_PARAMETER_KEYS, f"{field}.")
+        for key in ("value", "unit", "source"):
+            if key not in entry:
+                raise self.input_error(
+                    "a quantity lacks an entry", f"{field}.{key}", None, "value, unit and source"
+                )
+        for key in ("source", "prior"):
+            if key in entry and not (
+                isinstance(entry[key], str)
+                and entry[key].isprintable()
+                and len(entry[key]) <= _MAX_TEXT_LENGTH
+            ):
+                raise self.input_error(
+                    "an entry has the wrong type",
+                    f"{field}.{key}",
+                    entry[key],
+                    "a text on one line",
+                )
+        numbers = {key: entry[key] for key in ("value", "low", "high") if key in entry}
+        for key, number in numbers.items():
+            if not is_number(number) or not what.accepts(number):
+                low = "above 0" if what.positive else f"{what.low:g}"
+                raise self.input_error(
+                    "a number cannot be used",
+                    f"{field}.{key}",
+                    number,
+                    f"{low} to {what.high:g} {what.unit} ({what.meaning})",
+                )
+        if entry["unit"] != what.unit:
+            raise self.input_error(
+                "a unit is not that of the quantity",
+                f"{field}.unit",
+                entry["unit"],
+                what.unit,
+                "Convert the number.",
+            )
+        row = {
+            **{
+                key: repr(float(numbers[key])) if key in numbers else ""
+                for key in ("value", "low", "high")
+            },
+            "symbol": f"{self.text('name')}.{field}",
+            "name": what.meaning,
+            "unit": what.unit,
+            "prior": entry.get("prior", ""),
+            "tissue": self.text("name"),
+            "source": entry["source"],
+            "verified": "memory",
+        }
+        self.own_parameters.append(parse_parameter_row(row, str(self.path)))
+        return row["symbol"]
+
+    def _parameter_value(self, symbol: str) -> float:
+        return (
+            {p.symbol: p.value for p in self.own_parameters}[symbol]
+            if symbol not in PARAMETERS
+            else PARAMETERS[symbol].value
+        )
 
 
 def read_formulation_folder(folder: Traversable) -> dict[str, Formulation]:

@@ -33,8 +33,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.parameters import value
-from nanopinn.parameters.table import Number, Values
+from nanopinn.parameters import Number, Values, value
 from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
 
 #: Properties that heating changes, and the symbols of their factors at the end of a heating.

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanopinn.parameters.table import Number, Values, parameter_lookup
+from nanopinn.parameters import Number, Values, parameter_lookup
 
 
 def _bisect(f: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.parameters.table import Values, scalar_lookup
+from nanopinn.parameters import Values, scalar_lookup
 
 #: Concentration in kg/m3 at times in s, of the shape of the times.
 ConcentrationFunction = Callable[[Tensor], Tensor]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.parameters.table import Number
+from nanopinn.parameters import Number
 
 #: Entries of a matrix over pools in every cell, by (row, column). Each broadcasts with
 #: ``(..., x, y, z)``; absent entries are zero.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nanopinn.parameters.table import Number, QuantitySpecification
+from nanopinn.parameters import Number, QuantitySpecification
 from nanopinn.physics.flow import bernoulli
 
 #: Knots of the monotone warp of pH.

@@ -9,17 +9,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nanopinn.parameters import value
-from nanopinn.parameters.table import Number, Values, parameter_lookup
-from nanopinn.parameters.unknown_registry import (
+from nanopinn.parameters import (
     INFLOW,
     MULTIPLIERS,
     RELEASE_LAW,
     SCALARS,
+    Number,
+    Values,
     default_scalars,
     is_release_multiplier,
     multipliers_of,
+    parameter_lookup,
     release_multiplier_name,
+    value,
 )
 from nanopinn.physics.flow import (
     FlowCoefficients,
@@ -70,7 +72,7 @@ class TumourModel:
             scalars: by name, SI.
             factors: on the tumour's ``p_e``, ``Lp``, ``K``, ``P`` (permeability of the wall to
                 every solute), ``P_l`` (to the carrier alone) and ``SV``, as radiation and heat
-                change them (:mod:`nanopinn.physics.radiation`, :mod:`nanopinn.physics.heat`).
+                change them (:mod:`nanopinn.physics.treatment`, :mod:`nanopinn.physics.heat`).
             values: of parameters by symbol, in place of the table's.
 
         Raises:

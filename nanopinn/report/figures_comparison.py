@@ -9,11 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from nanopinn.parameters.units import HOUR
+from nanopinn.parameters import HOUR
 from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.report.figures import draw_slice, new_figure, plot_positive, tumour_slice
-from nanopinn.results.comparison_result import ComparedArm, Comparison
-from nanopinn.results.fit_result import MapEstimate
+from nanopinn.results import ComparedArm, Comparison, MapEstimate
 
 Array = NDArray[np.float64]
 #: One colour per arm, distinguishable by the colour-blind (Okabe and Ito 2008).

@@ -7,7 +7,7 @@ from nanopinn.inference.uncertainty.profile import (
     SIGNIFICANT_DECREASE,
     strongest_correlation,
 )
-from nanopinn.results.fit_result import FitResult, Profile, StrongestCorrelation
+from nanopinn.results import FitResult, Profile, StrongestCorrelation
 
 
 def format_summary(fit: FitResult) -> str:

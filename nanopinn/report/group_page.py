@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from nanopinn.io.volumes import write_bytes
 from nanopinn.report.figures import as_data_uri, new_figure, set_log_x_axis
 from nanopinn.report.result_files import format_tsv, render_page
-from nanopinn.results.cohort_result import CohortParameter, CohortSummary, StudySummary
-from nanopinn.results.fit_result import ScalarEstimate
+from nanopinn.results import CohortParameter, CohortSummary, ScalarEstimate, StudySummary
 
 #: What a user can do about each status.
 REMEDIES: Mapping[str, str] = {

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nanopinn.parameters import PARAMETERS
-from nanopinn.parameters.unknown_registry import SCALARS
+from nanopinn.parameters import PARAMETERS, SCALARS
 from nanopinn.physics import cell_kill, drug_pools, flow, release
 from nanopinn.physics.tumour import TumourModel
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.report.result_files import write_table
-from nanopinn.results.plan_result import CandidateGain, ExpectedEstimate, MinimalImaging, Plan
+from nanopinn.results import CandidateGain, ExpectedEstimate, MinimalImaging, Plan
 
 #: Expected information below which an image is not recommended, nats: every sd would shrink by 1 %
 #: in all.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.io.output import reserve_output_file
 from nanopinn.io.volumes import sync_folder, write_bytes, write_json, write_volume
-from nanopinn.results.fit_result import FieldEstimate, MapEstimate
+from nanopinn.results import FieldEstimate, MapEstimate
 
 Array = NDArray[np.float64]
 TABLE_SUFFIXES = (".json", ".tsv")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from nanopinn.io.output import atomic_output_folder
 from nanopinn.io.volumes import write_bytes, write_json, write_volume
-from nanopinn.parameters.units import HOUR
+from nanopinn.parameters import HOUR
 from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.report.figures import as_data_uri, simulation_figures
 from nanopinn.report.figures_comparison import (
@@ -35,8 +35,7 @@ from nanopinn.report.result_files import (
     write_mask,
 )
 from nanopinn.report.treatment_summary import mass_balance_rows, mean_peaks_and_aucs
-from nanopinn.results.comparison_result import Comparison, Outcome
-from nanopinn.results.simulation_result import Simulation
+from nanopinn.results import Comparison, Outcome, Simulation
 
 _QUANTILES = ("median", "low_90", "high_90")
 

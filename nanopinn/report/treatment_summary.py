@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from nanopinn.parameters import value
-from nanopinn.parameters.units import HOUR, ZERO_CELSIUS
+from nanopinn.parameters import HOUR, ZERO_CELSIUS, value
 from nanopinn.physics.treatment import Treatment
-from nanopinn.results.comparison_result import Comparison, OutcomeChange, RadiationComparison
-from nanopinn.results.simulation_result import MassBalance, Simulation
+from nanopinn.results import Comparison, MassBalance, OutcomeChange, RadiationComparison, Simulation
 
 _HEAT_EFFECTS = (
     "Heat also lowers the driving pressure of vessels (factor {p_e:g} at the end of a heating, for"

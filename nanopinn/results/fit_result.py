@@ -384,7 +384,7 @@ class FitResult:
         seconds: durations by stage.
         profiles: profile likelihoods that the fit computed, by the name of the unknown.
         fitted_problem: the problem as it was at the estimate, a
-            :class:`nanopinn.inference.fitted_problem.FittedProblem`; None where it is not stored.
+            :class:`nanopinn.inference.saved_fit.FittedProblem`; None where it is not stored.
         vectors: vector fields by name.
     """
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.imaging.dce.impulse_response import PlasmaCurve
 from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.solvers.derivatives import GradientAccumulator, solve_adjoint
 from nanopinn.solvers.forward import FlowSolution, ForwardModel, LocalResponse

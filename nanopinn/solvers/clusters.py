@@ -13,7 +13,7 @@ import torch
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from nanopinn.parameters.unknown_registry import INFLOW, MULTIPLIERS
+from nanopinn.parameters import INFLOW, MULTIPLIERS
 from nanopinn.physics.pools import Entries, PoolCoefficients
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel

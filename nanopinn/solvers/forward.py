@@ -1,7 +1,7 @@
 """The forward model: fields of a tumour as a function of its scalars, with exact tangents.
 
 The rim that drains a tumour is often thinner than a voxel. Pressure is therefore solved on a grid
-that is refined everywhere or in the rim alone (:mod:`nanopinn.solvers.refined_grid`). Face flows
+that is refined everywhere or in the rim alone (:mod:`nanopinn.solvers.grid`). Face flows
 are summed and filtration is averaged back to the grid of the maps, which keeps the fluid balance of
 every cell exact. Pools are solved on the grid of the maps.
 """
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from nanopinn.imaging.dce.convolution import convolve_exponential
-from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
-from nanopinn.parameters.table import Number, Values
+from nanopinn.imaging.dce.impulse_response import PlasmaCurve
+from nanopinn.parameters import Number, Values
 from nanopinn.physics.drug_pools import drug_pools
 from nanopinn.physics.flow import FlowCoefficients
 from nanopinn.physics.plasma import SumOfExponentials
@@ -26,11 +26,7 @@ from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.derivatives import directional_derivatives
 from nanopinn.solvers.fluxes import darcy_flows
-from nanopinn.solvers.grid import (
-    Grid,
-    average_subcells,
-    sum_subface_flows,
-)
+from nanopinn.solvers.grid import Grid, average_subcells, sum_subface_flows
 from nanopinn.solvers.integrate import frame_nodes, split_at_jumps, stage_times, time_key
 from nanopinn.solvers.linear_pools import (
     Source,

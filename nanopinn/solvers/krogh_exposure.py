@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanopinn.parameters.table import Number, Values, parameter_lookup
+from nanopinn.parameters import Number, Values, parameter_lookup
 from nanopinn.physics.cell_kill import CELLS_PER_UNIT, KILL_MODELS, CellKillParameters
 from nanopinn.physics.oxygen import OxygenSupply
 from nanopinn.progress import Progress, ignore_progress

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.parameters import value
-from nanopinn.parameters.units import UM
+from nanopinn.parameters import UM, value
 
 #: Smallest tissue radius of the narrowest class, in vessel radii, where the spread of radii is
 #: limited.

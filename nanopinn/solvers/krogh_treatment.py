@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.parameters.table import Number, parameter_lookup
+from nanopinn.parameters import Number, parameter_lookup
 from nanopinn.physics.drug_pools import DRUG_POOLS
 from nanopinn.physics.heat import TemperatureCourse, TemperatureSegment
 from nanopinn.physics.plasma import SampledPlasmaCurves

@@ -16,7 +16,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from nanopinn.parameters.units import HOUR
+from nanopinn.parameters import HOUR
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.solvers.cell_elimination import add_capacity_difference, mass_norms
 from nanopinn.solvers.fluxes import SPACE

@@ -26,9 +26,8 @@ from nanopinn.solvers.fluxes import (
     divergence,
     face_conductance,
 )
-from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.grid import Grid, RimGrid
 from nanopinn.solvers.linear import LinearSolution, conjugate_gradients
-from nanopinn.solvers.refined_grid import RimGrid
 
 
 @dataclass(frozen=True)

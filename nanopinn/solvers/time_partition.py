@@ -18,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.parameters.table import Number, Values
-from nanopinn.parameters.units import HOUR
+from nanopinn.parameters import HOUR, Number, Values
 from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation import Formulation, PlasmaDrug
 from nanopinn.physics.heat import TemperatureCourse

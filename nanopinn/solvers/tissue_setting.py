@@ -11,9 +11,8 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.physics.tissue_maps import TissueMaps
-from nanopinn.solvers.grid import Grid, repeat_cells, subdivide_with_slopes
+from nanopinn.solvers.grid import Grid, RimGrid, repeat_cells, subdivide_with_slopes
 from nanopinn.solvers.integrate import drug_nodes
-from nanopinn.solvers.refined_grid import RimGrid
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ import numpy as np
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.dce.models import extended_tofts
-from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.imaging_data import ImagingInputs, ImagingMaps
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.derived_maps import (
     derive_curves,
@@ -24,8 +23,8 @@ from nanopinn.inference.derived_maps import (
     derive_vectors,
 )
 from nanopinn.inference.device import choose_device, on_device, run_with_cpu_fallback
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.fv_check import check_fit
-from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.krylov.krylov_engine import KrylovSettings, fit_krylov
 from nanopinn.inference.neural_field import fit_neural
@@ -56,7 +55,7 @@ from nanopinn.io.array_volume import ArrayVolume, as_file
 from nanopinn.io.checkpoint_store import CheckpointStore, ResumeMode, run_identity
 from nanopinn.io.tables import check_files_unchanged, hash_files
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.fit_result import CheckResult, FitResult
+from nanopinn.results import CheckResult, FitResult
 from nanopinn.settings import FitSettings
 
 #: What a fit says where the engine "pinn" is asked for on voxels.

@@ -16,17 +16,16 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.drug_image import DrugImage
-from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.imaging_data import ImagingInputs, ImagingMaps
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.device import choose_device
-from nanopinn.inference.fitted_problem import FittedProblem
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.pose import load_drug_images, pose_problem_from_images
+from nanopinn.inference.saved_fit import FittedProblem
 from nanopinn.inference.uncertainty.identifiability import validate_problem
-from nanopinn.parameters.units import HOUR
+from nanopinn.parameters import HOUR
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.plan_result import ImagingStage, MinimalImaging
+from nanopinn.results import ImagingStage, MinimalImaging
 from nanopinn.settings import FitSettings
 from nanopinn.studies.arms.draws import InputDraws, Patient, draw_inputs
 

@@ -27,9 +27,9 @@ from nanopinn.inference.saved_fit import load_fitted_problem
 from nanopinn.inference.tumour_problem import Fields
 from nanopinn.inference.uncertainty.design import ExperimentDesign, design
 from nanopinn.inference.unknowns import Unknown
-from nanopinn.parameters.units import HOUR
+from nanopinn.parameters import HOUR
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.plan_result import CandidateGain, ExpectedEstimate, Plan
+from nanopinn.results import CandidateGain, ExpectedEstimate, Plan
 from nanopinn.settings import FitSettings, PlanSettings
 from nanopinn.studies.planned_scan import simulate_planned_scan
 

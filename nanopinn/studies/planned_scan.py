@@ -17,10 +17,9 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.acquisition import DceAcquisition
 from nanopinn.imaging.cest.ph_map import Validity
 from nanopinn.imaging.dce.aif import is_measured_in_scan, load_aif
-from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.impulse_response import InputCurve, PlasmaCurve, evaluate
 from nanopinn.imaging.dce.kinetic_maps import fit_volume
 from nanopinn.imaging.dce.models import extended_tofts
-from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
 from nanopinn.imaging.dce.signal import (
     Concentration,
     baseline_sensitivity,
@@ -30,7 +29,7 @@ from nanopinn.imaging.dce.signal import (
     signal_from_concentration,
 )
 from nanopinn.imaging.dce.tissue_concentration import frame_noise
-from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.imaging_data import ImagingMaps
 from nanopinn.imaging.registration import Coregistration
 from nanopinn.parameters import value
 from nanopinn.phantoms.synthetic_study import BOLUS_S, FLIP_DEG, S0, TR_S

@@ -14,15 +14,16 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from nanopinn.errors import InputError
 from nanopinn.io.safe_open import read_toml
-from nanopinn.parameters import PARAMETERS
-from nanopinn.parameters.units import HOUR, MG, MINUTE, ZERO_CELSIUS
+from nanopinn.parameters import HOUR, MG, MINUTE, PARAMETERS, ZERO_CELSIUS
 from nanopinn.physics.formulation import Formulation
-from nanopinn.physics.formulation_file import parse_formulation
-from nanopinn.physics.formulation_library import FORMULATIONS, packaged_formulation
+from nanopinn.physics.formulation_library import (
+    FORMULATIONS,
+    packaged_formulation,
+    parse_formulation,
+)
 from nanopinn.physics.heat import HeatEffects
 from nanopinn.physics.plasma import Dose
-from nanopinn.physics.radiation import Fraction, RadiationCourse
-from nanopinn.physics.treatment import GivenDose, Heating, Treatment
+from nanopinn.physics.treatment import Fraction, GivenDose, Heating, RadiationCourse, Treatment
 
 #: A dose beyond the table's range by this factor is refused as an error of unit.
 DOSE_RANGE_FACTOR = 10.0

@@ -12,9 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.parameters import value
-from nanopinn.parameters.table import Values
-from nanopinn.parameters.units import (
+from nanopinn.parameters import (
     HOUR,
     MG,
     MINUTE,
@@ -23,13 +21,21 @@ from nanopinn.parameters.units import (
     UG_PER_ML,
     UM,
     ZERO_CELSIUS,
+    Values,
+    value,
 )
 from nanopinn.physics.drug_pools import DRUG_POOLS, volume_fractions
 from nanopinn.physics.plasma import PlasmaInput
 from nanopinn.physics.treatment import GivenDose, Heating, Treatment
 from nanopinn.report.treatment_summary import heat_assumptions
-from nanopinn.results.fit_result import FieldEstimate, MapEstimate
-from nanopinn.results.simulation_result import MassBalance, PlasmaExposure, Simulation, TimeCourses
+from nanopinn.results import (
+    FieldEstimate,
+    MapEstimate,
+    MassBalance,
+    PlasmaExposure,
+    Simulation,
+    TimeCourses,
+)
 from nanopinn.solvers.forward import FlowSolution
 from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.nonlinear_pools import EvolutionResult

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.ph_on_dce_grid import HIGHEST_PH, LOWEST_PH
 from nanopinn.imaging.geometry import same_grid
-from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.imaging_data import ImagingMaps
 from nanopinn.inference.unknowns import scalar_unknowns
 from nanopinn.io.array_volume import ArrayVolume, VolumeLike, as_file, as_volume_source
 from nanopinn.io.volumes import read_map, read_sidecar
-from nanopinn.parameters import value
-from nanopinn.parameters.units import MINUTE, MM
+from nanopinn.parameters import MINUTE, MM, value
 from nanopinn.phantoms.truth import draw_anatomy, draw_scalars
 from nanopinn.physics.tissue_maps import (
     MARGIN_M,
@@ -32,7 +31,7 @@ from nanopinn.physics.tissue_maps import (
     smooth_pH,
 )
 from nanopinn.report.result_folder import read_result
-from nanopinn.results.fit_result import FitResult, ScalarEstimate
+from nanopinn.results import FitResult, ScalarEstimate
 from nanopinn.settings import PhantomSettings
 from nanopinn.solvers.grid import Domain, Grid, average_subcells
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.imaging.dce.impulse_response import PlasmaCurve
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.tissue_setting import Setting

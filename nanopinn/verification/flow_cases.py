@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nanopinn.parameters.units import MMHG
+from nanopinn.parameters import MMHG
 from nanopinn.physics import analytic
 from nanopinn.physics.flow import FlowCoefficients
 from nanopinn.solvers.pressure import solve_pressure

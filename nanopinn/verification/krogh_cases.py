@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanopinn.parameters import value
-from nanopinn.parameters.units import MMHG, UM
+from nanopinn.parameters import MMHG, UM, value
 from nanopinn.physics import analytic
 from nanopinn.physics.cell_kill import efflux_rate, uptake_rate
 from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
@@ -25,8 +24,8 @@ from nanopinn.solvers.krogh import (
     solve_cylinders,
     vessel_pools,
 )
-from nanopinn.verification.arm_cases import ONE, one_cylinder
 from nanopinn.verification.case import VerificationCase, order_of_convergence
+from nanopinn.verification.treatment_cases import ONE, one_cylinder
 
 
 def krogh_sink() -> list[VerificationCase]:

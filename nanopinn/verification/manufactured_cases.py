@@ -11,11 +11,10 @@ from torch import Tensor
 from nanopinn.physics.flow import FlowCoefficients
 from nanopinn.physics.pools import PoolAssembler
 from nanopinn.solvers.fluxes import Advection
-from nanopinn.solvers.grid import Grid
+from nanopinn.solvers.grid import Grid, RimGrid
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.operator import Interval
 from nanopinn.solvers.pressure import solve_pressure
-from nanopinn.solvers.refined_grid import RimGrid
 from nanopinn.verification.case import VerificationCase, order_of_convergence
 
 #: Edges of the box, m.

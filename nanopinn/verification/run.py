@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nanopinn.verification import arm_cases as arms
 from nanopinn.verification import flow_cases as flow
 from nanopinn.verification import krogh_cases as krogh
 from nanopinn.verification import manufactured_cases as manufactured
-from nanopinn.verification import microscale_cases as microscale
+from nanopinn.verification import pool_cases as microscale
 from nanopinn.verification import pool_cases as pools
+from nanopinn.verification import treatment_cases as arms
 from nanopinn.verification import treatment_cases as treatment
 from nanopinn.verification.case import VerificationCase
 

@@ -13,7 +13,7 @@ from nanopinn.cli.entry import _run_command
 from nanopinn.cli.error_text import find_command_options, map_parameters_to_options
 from nanopinn.cli.exit_status import record_interruption, with_verdict_option
 from nanopinn.errors import InputError, OutputError, format_error, replace_parameter_names
-from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.imaging_data import ImagingInputs
 from nanopinn.io.checkpoint_store import FAILURE_FILE
 from nanopinn.settings import ComparisonSettings, FitSettings, PlanSettings, SimulationSettings
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from nanopinn.cli.config import build_settings
-from nanopinn.cli.option_syntax import (
+from nanopinn.cli.config import (
+    build_settings,
     parse_arm_entries,
     parse_dose,
     parse_fraction,
@@ -20,13 +20,7 @@ from nanopinn.cli.option_syntax import (
 )
 from nanopinn.errors import InputError
 from nanopinn.report.result_files import to_toml
-from nanopinn.settings import (
-    ComparisonSettings,
-    DoseAmount,
-    FractionSpec,
-    HeatingSpec,
-    SecondScan,
-)
+from nanopinn.settings import ComparisonSettings, DoseAmount, FractionSpec, HeatingSpec, SecondScan
 from tests.variants import for_each
 
 

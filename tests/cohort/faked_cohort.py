@@ -11,7 +11,7 @@ import numpy as np
 
 from nanopinn.cohort.bids import parse_study_id
 from nanopinn.report.result_folder import parameter_row
-from nanopinn.results.fit_result import CheckItem, CheckResult, ScalarEstimate
+from nanopinn.results import CheckItem, CheckResult, ScalarEstimate
 
 PRIOR_SD = 1.0
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nanopinn.cohort.bids_derivatives import write_studies
-from nanopinn.cohort.cohort_study import CohortStudy
+from nanopinn.cohort.bids_studies import CohortStudy
 from nanopinn.cohort.group import random_effects, remove_prior, robust_z, run_group
 from nanopinn.errors import InputError
 from nanopinn.report.group_page import cohort_headline, describe_parameter, write_group

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanopinn.cohort.bids import parse_study_id
-from nanopinn.cohort.cohort_study import CohortStudy
+from nanopinn.cohort.bids_studies import CohortStudy
 from nanopinn.cohort.study_table import find_studies
 from nanopinn.errors import InputError
 from tests.variants import for_each

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.parametric_maps import ImagingMaps, format_imaging_summary
+from nanopinn.imaging.imaging_data import ImagingInputs, ImagingMaps, format_imaging_summary
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.imaging.voxel_status import INVALID, Status
 from nanopinn.parameters import value

@@ -12,13 +12,12 @@ import torch
 from scipy.optimize import least_squares
 
 from nanopinn.imaging.dce.aif import load_aif
+from nanopinn.imaging.dce.impulse_response import InputCurve
 from nanopinn.imaging.dce.models import extended_tofts
-from nanopinn.imaging.dce.plasma_curve import InputCurve
 from nanopinn.imaging.dce.signal import concentration_from_signal
 from nanopinn.imaging.dce.t1_estimation import fit_variable_flip_angles_linear
 from nanopinn.imaging.dce.voxel_fit import fit_kinetics
-from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.imaging_data import ImagingInputs, ImagingMaps
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.io.volumes import read_volume
 

@@ -9,7 +9,7 @@ import pytest
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.drug_image import load_drug_image
-from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.imaging_data import ImagingInputs
 from nanopinn.imaging.pipeline import make_maps
 
 from .conftest import Study, oblique, save

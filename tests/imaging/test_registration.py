@@ -19,7 +19,7 @@ from nanopinn.imaging.cest.ph_scan import CestOptions, measure_ph
 from nanopinn.imaging.dce.t1 import T1Source, load_native_t1
 from nanopinn.imaging.drug_image import load_drug_image
 from nanopinn.imaging.geometry import resample
-from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.imaging_data import ImagingInputs
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.imaging.registration import (
     Coregistration,

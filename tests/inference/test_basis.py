@@ -10,7 +10,7 @@ import torch
 from scipy.integrate import quad
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.imaging.dce.impulse_response import PlasmaCurve
 from nanopinn.inference.basis import (
     field_posterior,
     field_unknown,
@@ -20,7 +20,7 @@ from nanopinn.inference.basis import (
 )
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.unknown_fields import inflow_radial_basis, parse_field
-from nanopinn.parameters.unknown_registry import INFLOW, MULTIPLIERS
+from nanopinn.parameters import INFLOW, MULTIPLIERS
 from nanopinn.physics.release import PH_WARP_KNOTS, acid_release_rate, warp_ph
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel

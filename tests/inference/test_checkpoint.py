@@ -13,8 +13,7 @@ from safetensors.torch import load, save
 
 import nanopinn
 from nanopinn.errors import InputError
-from nanopinn.inference.fitted_problem import FittedProblem
-from nanopinn.inference.saved_fit import FILE, fit_from_bytes, fit_to_bytes
+from nanopinn.inference.saved_fit import FILE, FittedProblem, fit_from_bytes, fit_to_bytes
 from nanopinn.io import serialize as saving
 from tests.variants import for_each
 
@@ -165,7 +164,7 @@ def test_a_fit_of_version_0_1_is_refused_with_both_versions(tmp_path: Path) -> N
 
 def test_a_file_that_holds_no_fit_is_refused(tmp_path: Path) -> None:
     from nanopinn.inference.saved_fit import _SERIALISABLE_CLASSES
-    from nanopinn.results.fit_result import CheckResult
+    from nanopinn.results import CheckResult
 
     (tmp_path / FILE).write_bytes(saving.to_bytes(CheckResult(()), _SERIALISABLE_CLASSES))
     with pytest.raises(InputError, match="CheckResult"):

@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.impulse_response import InputCurve, PlasmaCurve, evaluate
 from nanopinn.imaging.dce.models import extended_tofts
-from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
 from nanopinn.imaging.dce.voxel_fit import fit_kinetics
-from nanopinn.inference.engine_driver import _Driver
-from nanopinn.inference.fitted_problem import FittedProblem
+from nanopinn.inference.engine_driver import _Driver, fit_fv
 from nanopinn.inference.fv_check import check_fit
-from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.krylov.krylov_engine import KrylovSettings, ReducedBasisTangents
 from nanopinn.inference.observations import ContrastObservation, DrugObservation
 from nanopinn.inference.problem import EngineFit
+from nanopinn.inference.saved_fit import FittedProblem
 from nanopinn.inference.uncertainty.profile import profile_unknown
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.physics.formulation_library import PH_SENSITIVE

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nanopinn.inference.gauss_newton import OptimisationRun, PreviousStep, minimise, step_below
-from nanopinn.inference.quadratic_model import QuadraticModel
+from nanopinn.inference.problem import QuadraticModel
 
 
 def minimised(residual: float, bend: float) -> OptimisationRun:

@@ -24,7 +24,7 @@ from nanopinn.inference.uncertainty.identifiability import (
     validate_problem,
 )
 from nanopinn.inference.unknowns import Unknown, UnknownSet
-from nanopinn.parameters.unknown_registry import drug_only_scalars
+from nanopinn.parameters import drug_only_scalars
 from tests.variants import for_each
 
 from .linear import unknowns

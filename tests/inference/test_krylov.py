@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.imaging.dce.impulse_response import PlasmaCurve
 from nanopinn.inference.engine_driver import _Driver
 from nanopinn.inference.krylov import orthomin
 from nanopinn.inference.krylov.krylov_engine import KrylovSettings, ReducedBasisTangents, fit_krylov

@@ -13,7 +13,7 @@ from nanopinn.inference.uncertainty.laplace_check import (
     CheckedPosterior,
     check_laplace_approximation,
 )
-from nanopinn.results.fit_result import OBJECTIVE_RISE_95
+from nanopinn.results import OBJECTIVE_RISE_95
 
 from .linear import Closed, unknowns
 

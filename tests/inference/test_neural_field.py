@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nanopinn.inference.basis import field_posterior, field_unknown
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.neural_field import _Trainer, evaluate_shapes, objective_gradient
 from nanopinn.inference.unknown_fields import add_unknown_functions

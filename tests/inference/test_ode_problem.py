@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 from scipy.optimize import least_squares
 
 from nanopinn.errors import InputError
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.observations import TimeSeries
 from nanopinn.inference.ode_problem import SystemProblem, SystemSolver
 from nanopinn.inference.pinn.networks import Perceptron

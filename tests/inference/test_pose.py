@@ -8,9 +8,8 @@ import numpy as np
 import torch
 
 from nanopinn.imaging.dce.aif import load_aif
-from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.impulse_response import InputCurve, evaluate
 from nanopinn.imaging.dce.models import extended_tofts
-from nanopinn.imaging.dce.plasma_curve import InputCurve
 from nanopinn.inference.pose import _curvature, _local_sensitivities
 
 

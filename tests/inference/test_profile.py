@@ -16,7 +16,7 @@ from nanopinn.inference.uncertainty.profile import (
     strongest_correlation,
 )
 from nanopinn.report.fit_summary import describe_profile
-from nanopinn.results.fit_result import OBJECTIVE_RISE_95
+from nanopinn.results import OBJECTIVE_RISE_95
 
 from .linear import Closed, gaussian, unknowns
 

@@ -15,11 +15,7 @@ import torch
 from nanopinn.cli.entry import _SignalHandler
 from nanopinn.cli.exit_status import record_interruption
 from nanopinn.errors import InputError, StoppedError
-from nanopinn.inference.engine_driver import (
-    EngineState,
-    read_engine_state,
-    save_engine_state,
-)
+from nanopinn.inference.engine_driver import EngineState, read_engine_state, save_engine_state
 from nanopinn.inference.gauss_newton import OptimiserState
 from nanopinn.inference.krylov.krylov_engine import KrylovSettings, fit_krylov
 from nanopinn.io.checkpoint_store import CheckpointStore, delete_checkpoints

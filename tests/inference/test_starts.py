@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from nanopinn.errors import InputError
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.gauss_newton import minimise, step_below
 from nanopinn.inference.multistart import distinct_minima, fit_from_several_starts, prior_draws
 from nanopinn.inference.problem import Objective, Prediction, Problem
-from nanopinn.results.fit_result import EngineRun
+from nanopinn.results import EngineRun
 
 from .linear import Closed, gaussian, unknowns
 

@@ -12,15 +12,14 @@ import torch
 from scipy.integrate import solve_ivp
 
 from nanopinn.errors import InputError
-from nanopinn.inference.fitted_problem import FittedProblem
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.neural_field import objective_gradient
 from nanopinn.inference.observations import TimeSeries
 from nanopinn.inference.ode_problem import SystemProblem
 from nanopinn.inference.pinn.pinn_engine import fit_pinn
 from nanopinn.inference.problem import EngineFit
-from nanopinn.inference.saved_fit import fit_from_bytes, fit_to_bytes
+from nanopinn.inference.saved_fit import FittedProblem, fit_from_bytes, fit_to_bytes
 from nanopinn.inference.uncertainty.identifiability import describe_limits, linearise_at_prior
 from nanopinn.inference.unknown_fields import add_unknown_functions, without_unknown_functions
 from nanopinn.inference.unknowns import RELEASE_SD, PiecewiseConstantFunction, Unknown, UnknownSet

@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from nanopinn.errors import InputError
-from nanopinn.inference.fitted_problem import FittedProblem
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.fv_check import check_fit
-from nanopinn.inference.fv_engine import fit_fv
 from nanopinn.inference.problem import EngineFit
-from nanopinn.inference.saved_fit import fit_from_bytes, fit_to_bytes
+from nanopinn.inference.saved_fit import FittedProblem, fit_from_bytes, fit_to_bytes
 from nanopinn.inference.unknown_fields import (
     add_unknown_functions,
     field_maps,

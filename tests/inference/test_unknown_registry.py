@@ -7,15 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
-from nanopinn.parameters import PARAMETERS, Prior, value
-from nanopinn.parameters.unknown_registry import (
+from nanopinn.parameters import (
+    PARAMETERS,
     SCALARS,
     PhantomDistribution,
+    Prior,
     ScalarDefinition,
     default_scalars,
     draw_phantom_scalars,
+    value,
 )
 
 from .test_engines import small_problem

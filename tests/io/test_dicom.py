@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.imaging_data import ImagingInputs
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.io.dicom import list_scan_files, open_series
 

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from nanopinn.cli.options import expand_multivalue_options, with_imaging_options
-from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.imaging_data import ImagingInputs
 from nanopinn.napari_plugin.axis_ticks import count_decades, log_ticks, nice_ticks
 from nanopinn.napari_plugin.command_line import format_command_line
 

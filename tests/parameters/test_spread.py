@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from nanopinn.parameters import PARAMETERS, Prior
-from nanopinn.parameters.table import Z95
+from nanopinn.parameters import PARAMETERS, Z95, Prior
 
 Z = norm.ppf((np.arange(20_000) + 0.5) / 20_000)
 

@@ -10,8 +10,7 @@ import pytest
 
 import nanopinn
 from nanopinn.errors import InputError
-from nanopinn.parameters import PARAMETERS
-from nanopinn.parameters.table import KNOWN_UNITS, load_table
+from nanopinn.parameters import KNOWN_UNITS, PARAMETERS, load_table
 from tests.variants import for_each
 
 PACKAGE = Path(nanopinn.__file__).parent

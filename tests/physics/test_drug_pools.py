@@ -7,8 +7,7 @@ import pytest
 import torch
 from scipy.linalg import expm
 
-from nanopinn.parameters import Prior, value
-from nanopinn.parameters.unknown_registry import SCALARS, ScalarDefinition
+from nanopinn.parameters import SCALARS, Prior, ScalarDefinition, value
 from nanopinn.physics.drug_pools import (
     DRUG_POOLS,
     DrugPool,

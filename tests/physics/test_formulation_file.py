@@ -16,12 +16,12 @@ from nanopinn.errors import InputError
 from nanopinn.parameters import value
 from nanopinn.physics import formulation_library
 from nanopinn.physics.formulation import Formulation
-from nanopinn.physics.formulation_file import parse_formulation
 from nanopinn.physics.formulation_library import (
     FORMULATIONS,
     PEGYLATED,
     THERMOSENSITIVE,
     packaged_formulation,
+    parse_formulation,
     read_formulation_folder,
 )
 from nanopinn.physics.plasma import Dose

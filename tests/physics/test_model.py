@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import nanopinn
-from nanopinn.parameters import PARAMETERS, value
-from nanopinn.parameters.unknown_registry import RELEASE_LAW
+from nanopinn.parameters import PARAMETERS, RELEASE_LAW, value
 from nanopinn.physics.cell_kill import CELLS_PER_UNIT
 from nanopinn.physics.drug_pools import FULL_POOLS, DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation_library import PH_SENSITIVE, THERMOSENSITIVE

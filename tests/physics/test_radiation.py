@@ -10,7 +10,7 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import PARAMETERS, value
-from nanopinn.physics.radiation import (
+from nanopinn.physics.treatment import (
     RADIATION_FACTOR_SYMBOLS,
     Fraction,
     RadiationCourse,

@@ -15,7 +15,7 @@ import typer
 
 from nanopinn.cli.cohort_commands import _print_results
 from nanopinn.cli.phantom_commands import phantoms
-from nanopinn.cohort.cohort_study import CohortStudy
+from nanopinn.cohort.bids_studies import CohortStudy
 from nanopinn.cohort.snakemake import Job, Workflow, describe_jobs, parse_dry_run, profile_folder
 from nanopinn.cohort.study_status import RunStatus, exit_code, read_run_statuses
 from nanopinn.errors import InputError, PartialCohortError

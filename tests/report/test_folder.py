@@ -14,20 +14,15 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError, OutputError
-from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.imaging.dce.impulse_response import PlasmaCurve
 from nanopinn.inference.saved_fit import load_fit
 from nanopinn.inference.uncertainty.profile import profile_likelihood
 from nanopinn.io.output import reserve_output_folder
 from nanopinn.io.tables import hash_files
 from nanopinn.report.fit_summary import format_summary
 from nanopinn.report.result_files import to_toml
-from nanopinn.report.result_folder import (
-    copy_result,
-    read_result,
-    render_report,
-    write_result,
-)
-from nanopinn.results.fit_result import (
+from nanopinn.report.result_folder import copy_result, read_result, render_report, write_result
+from nanopinn.results import (
     CheckItem,
     CheckResult,
     Curve,

@@ -12,8 +12,7 @@ from nanopinn.report.treatment_summary import (
     format_mass_balance,
     mass_balance_rows,
 )
-from nanopinn.results.comparison_result import OutcomeChange, RadiationComparison
-from nanopinn.results.simulation_result import MassBalance
+from nanopinn.results import MassBalance, OutcomeChange, RadiationComparison
 
 EFFECT = RadiationComparison(
     "tsl", 24.0, (OutcomeChange("interstitial pressure", "mmHg", (0.9, 0.8, 1.1), 0.25),)

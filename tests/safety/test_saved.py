@@ -22,7 +22,7 @@ from nanopinn.inference.engine_driver import read_engine_state
 from nanopinn.inference.saved_fit import fit_to_bytes, load_fit, load_fitted_problem
 from nanopinn.io import serialize as saving
 from nanopinn.io.checkpoint_store import CheckpointStore
-from nanopinn.results.fit_result import (
+from nanopinn.results import (
     CheckItem,
     CheckResult,
     EngineRun,

@@ -22,9 +22,9 @@ from nanopinn.imaging.cest.z_spectra import read_spectra
 from nanopinn.imaging.dce.aif import read_curve
 from nanopinn.imaging.dce.t1 import _inversion_time
 from nanopinn.imaging.drug_image import load_drug_image
-from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.imaging_data import ImagingInputs
 from nanopinn.io.safe_open import MAX_TEXT_BYTES, MAX_TOML_BYTES, read_json, read_toml
-from nanopinn.parameters.table import parse_parameter_row
+from nanopinn.parameters import parse_parameter_row
 from nanopinn.report.result_files import to_toml
 from nanopinn.report.result_folder import read_result
 from nanopinn.settings import HeatingSpec

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanopinn.parameters.unknown_registry import default_scalars
+from nanopinn.parameters import default_scalars
 from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.parameters.unknown_registry import default_scalars
+from nanopinn.parameters import default_scalars
 from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.adjoint import gradient

@@ -12,7 +12,7 @@ from torch import Tensor
 from nanopinn.errors import InputError
 from nanopinn.physics.flow import FlowCoefficients
 from nanopinn.solvers.forward import FlowSolution, ForwardModel
-from nanopinn.solvers.grid import Grid, average_subcells
+from nanopinn.solvers.grid import Grid, RimGrid, average_subcells, near_edge
 from nanopinn.solvers.pressure import (
     pressure_gradient,
     pressure_operator,
@@ -20,7 +20,6 @@ from nanopinn.solvers.pressure import (
     pressure_tangents,
     solve_pressure,
 )
-from nanopinn.solvers.refined_grid import RimGrid, near_edge
 from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.verification.case import small_tissue
 

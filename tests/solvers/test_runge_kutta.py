@@ -12,14 +12,7 @@ import torch
 import nanopinn
 from nanopinn.solvers.integrate import AcceptedStep, StepController, integrate
 from nanopinn.solvers.linear import SolverError
-from nanopinn.solvers.runge_kutta import (
-    SDIRK3,
-    TR_BDF2,
-    BufferPool,
-    Scheme,
-    StageEquations,
-    State,
-)
+from nanopinn.solvers.runge_kutta import SDIRK3, TR_BDF2, BufferPool, Scheme, StageEquations, State
 
 PACKAGE = Path(nanopinn.__file__).parent
 

@@ -7,19 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.imaging.dce.impulse_response import PlasmaCurve
 from nanopinn.inference.basis import centre_shapes, field_unknown, gaussian_radial_basis
-from nanopinn.inference.fitted_problem import FittedProblem
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.observations import ContrastObservation
+from nanopinn.inference.saved_fit import FittedProblem
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.parameters import value
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.plasma import Dose
-from nanopinn.physics.radiation import Fraction, RadiationCourse
 from nanopinn.physics.tissue_maps import MARGIN_M, TissueMaps
-from nanopinn.physics.treatment import GivenDose, Treatment
+from nanopinn.physics.treatment import Fraction, GivenDose, RadiationCourse, Treatment
 from nanopinn.solvers.grid import Domain, Grid
 from nanopinn.solvers.tissue_setting import Setting
 

@@ -13,7 +13,7 @@ from nanopinn.errors import InputError
 from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.report.treatment_folder import write_comparison
 from nanopinn.report.treatment_summary import describe_radiation_effect
-from nanopinn.results.comparison_result import Comparison
+from nanopinn.results import Comparison
 from nanopinn.settings import ComparisonSettings, FractionSpec, HeatingSpec, PhantomSettings
 from nanopinn.studies.arms import microscale as exposed
 from nanopinn.studies.arms.compare import compare_arms, select_primary_arm, with_heating_duration

@@ -16,11 +16,10 @@ from nanopinn.parameters import value
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIVE
 from nanopinn.physics.plasma import Dose, PlasmaInput
-from nanopinn.physics.radiation import Fraction, RadiationCourse
-from nanopinn.physics.treatment import GivenDose, Heating, Treatment
+from nanopinn.physics.treatment import Fraction, GivenDose, Heating, RadiationCourse, Treatment
 from nanopinn.report.treatment_folder import write_simulation
 from nanopinn.report.treatment_summary import format_simulation
-from nanopinn.results.simulation_result import Simulation
+from nanopinn.results import Simulation
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.tissue_setting import Setting

@@ -13,7 +13,6 @@ from scipy.stats import chi2
 
 from nanopinn import FitSettings, ImagingInputs, PhantomSettings, make_phantom, run_fit
 from nanopinn.errors import InputError
-from nanopinn.inference.fitted_problem import FittedProblem
 from nanopinn.inference.radiation_effect import (
     FLOW_SENSITIVITY,
     NAMES,
@@ -26,13 +25,13 @@ from nanopinn.inference.radiation_effect import (
     observable_combinations,
     summarise_radiation_effect,
 )
-from nanopinn.inference.saved_fit import save_fit
+from nanopinn.inference.saved_fit import FittedProblem, save_fit
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.flow import exchange_coefficients
 from nanopinn.physics.formulation_library import FREE
-from nanopinn.physics.radiation import RADIATION_FACTOR_SYMBOLS, Fraction
-from nanopinn.results.fit_result import CheckResult, FitResult, MapEstimate
+from nanopinn.physics.treatment import RADIATION_FACTOR_SYMBOLS, Fraction
+from nanopinn.results import CheckResult, FitResult, MapEstimate
 from nanopinn.studies.arms.draws import Patient, draw_inputs
 from nanopinn.studies.arms.radiotherapy import estimate_radiation_effect
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nanopinn.physics.cell_kill import KILL_MODELS
-from nanopinn.results.comparison_result import (
+from nanopinn.results import (
     HeatingDurationSweep,
     VoxelCluster,
     median_and_interval,

@@ -16,8 +16,8 @@ from nanopinn.errors import InputError
 from nanopinn.inference.saved_fit import save_fit
 from nanopinn.parameters import PARAMETERS, value
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
-from nanopinn.physics.radiation import Fraction
-from nanopinn.results.fit_result import CheckResult, FitResult
+from nanopinn.physics.treatment import Fraction
+from nanopinn.results import CheckResult, FitResult
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.studies.arms.draws import CONVENTIONS, InputDraws, Patient, draw_inputs

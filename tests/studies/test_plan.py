@@ -16,18 +16,17 @@ from nanopinn import ImagingInputs, InputError, OutputError, PlanSettings, plan_
 from nanopinn.cli.app import app
 from nanopinn.cli.options import expand_multivalue_options
 from nanopinn.imaging.pipeline import make_maps
-from nanopinn.inference.fitted_problem import FittedProblem
-from nanopinn.inference.fv_engine import fit_fv
+from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.pose import pose_problem, pose_problem_from_images
 from nanopinn.inference.problem import EngineFit
-from nanopinn.inference.saved_fit import FILE, fit_to_bytes
+from nanopinn.inference.saved_fit import FILE, FittedProblem, fit_to_bytes
 from nanopinn.inference.tumour_problem import Fields
 from nanopinn.inference.uncertainty.design import ExperimentDesign, design
 from nanopinn.phantoms.synthetic_study import make_phantom
 from nanopinn.phantoms.truth import draw_anatomy
 from nanopinn.report.plan_summary import format_plan
-from nanopinn.results.plan_result import Plan
+from nanopinn.results import Plan
 from nanopinn.settings import FitSettings, PhantomSettings
 from nanopinn.studies.plan import expected_observations, parse_planned_image
 from nanopinn.studies.planned_scan import simulate_planned_scan

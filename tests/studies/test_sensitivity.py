@@ -18,9 +18,8 @@ from nanopinn.parameters import value
 from nanopinn.physics.formulation_library import THERMOSENSITIVE
 from nanopinn.physics.heat import scheduled_temperature
 from nanopinn.physics.plasma import Dose
-from nanopinn.physics.radiation import RadiationCourse
 from nanopinn.physics.tissue_maps import TissueMaps
-from nanopinn.physics.treatment import GivenDose, Heating, Treatment
+from nanopinn.physics.treatment import GivenDose, Heating, RadiationCourse, Treatment
 from nanopinn.studies.arms.sensitivity_ranking import (
     UncertainInput,
     input_from_table,

@@ -23,19 +23,18 @@ from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import FREE, PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.heat import TemperatureCourse
 from nanopinn.physics.plasma import Dose
-from nanopinn.physics.radiation import Fraction, RadiationCourse
 from nanopinn.physics.tissue_maps import TissueMaps
-from nanopinn.physics.treatment import GivenDose, Heating, Treatment
+from nanopinn.physics.treatment import Fraction, GivenDose, Heating, RadiationCourse, Treatment
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.report.treatment_folder import write_simulation
-from nanopinn.results.simulation_result import Simulation
+from nanopinn.results import Simulation
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.operator import Interval
 from nanopinn.solvers.time_partition import VOXEL_LIMITS, TreatmentTimeline
 from nanopinn.solvers.tissue_setting import Setting
-from nanopinn.studies.heating import temperature_course
 from nanopinn.studies.schedule import read_formulation
+from nanopinn.studies.simulate import temperature_course
 from nanopinn.studies.tissue_source import tissue_from_phantom
 from tests.variants import for_each
 

@@ -12,17 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanopinn.parameters import value
-from nanopinn.parameters.unknown_registry import default_scalars
+from nanopinn.parameters import default_scalars, value
 from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIVE
 from nanopinn.physics.heat import scheduled_temperature
 from nanopinn.physics.plasma import Dose, SampledPlasmaCurves
 from nanopinn.physics.pools import PoolCoefficients
-from nanopinn.physics.radiation import RadiationCourse
 from nanopinn.physics.tissue_maps import TissueMaps
-from nanopinn.physics.treatment import GivenDose, Heating, Treatment
+from nanopinn.physics.treatment import GivenDose, Heating, RadiationCourse, Treatment
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.clusters import build_sampled_cluster_model, cluster_pools
 from nanopinn.solvers.krogh_exposure import Exposure

@@ -21,8 +21,13 @@ from torch import Tensor
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import CestAgent
 from nanopinn.imaging.cest.bloch import Saturation, z_spectra
-from nanopinn.imaging.cest.measured_ratio import DETECTION_LIMIT
-from nanopinn.imaging.cest.ph_map import MAX_PH_STD, PhImage, Validity, assemble_ph_image
+from nanopinn.imaging.cest.ph_map import (
+    DETECTION_LIMIT,
+    MAX_PH_STD,
+    PhImage,
+    Validity,
+    assemble_ph_image,
+)
 from nanopinn.imaging.cest.z_spectra import FLANK_PPM, ZSpectra
 from nanopinn.imaging.least_squares import Bounds, fit_levenberg_marquardt, invert_normal_matrix
 from nanopinn.parameters import value

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.dce.aif_population import POPULATION_CURVES, parker
-from nanopinn.imaging.dce.plasma_curve import PlasmaCurve, plasma_from_blood
+from nanopinn.imaging.dce.impulse_response import PlasmaCurve, plasma_from_blood
 from nanopinn.imaging.dce.signal import Concentration
 from nanopinn.imaging.mask import load_mask
 from nanopinn.io.array_volume import ArrayVolume, VolumeSource

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from nanopinn.imaging.dce.plasma_curve import PlasmaCurve, plasma_from_blood
+from nanopinn.imaging.dce.impulse_response import PlasmaCurve, plasma_from_blood
 from nanopinn.parameters import value
 
 Array = NDArray[np.float64]

@@ -12,12 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.imaging.dce.impulse_response import QUANTITIES, KineticModel
+from nanopinn.imaging.dce.impulse_response import QUANTITIES, InputCurve, KineticModel, PlasmaCurve
 from nanopinn.imaging.dce.models import MODELS
-from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
 from nanopinn.imaging.dce.signal import Concentration
-from nanopinn.imaging.dce.spatial_prior import fit_spatially_regularised
-from nanopinn.imaging.dce.voxel_fit import KineticFit, fit_kinetics
+from nanopinn.imaging.dce.voxel_fit import KineticFit, fit_kinetics, fit_spatially_regularised
 from nanopinn.imaging.voxel_status import AT_BOUND, INVALID, Status
 
 Array = NDArray[np.float64]
@@ -78,7 +76,7 @@ def fit_volume(
         frame_times_s: ``(t,)``, s.
         model: one of :data:`MODELS`, or ``auto``: the one of least AICc in each voxel.
         delay_window_s: fit the delay of every voxel too, within this either way, s.
-        smooth: with spatial regularisation (:mod:`nanopinn.imaging.dce.spatial_prior`).
+        smooth: with spatial regularisation (:mod:`nanopinn.imaging.dce.voxel_fit`).
         device: torch device.
         progress: called with the share done.
     """

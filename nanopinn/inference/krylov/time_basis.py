@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nanopinn.imaging.dce.convolution import convolve_exponential
-from nanopinn.imaging.dce.plasma_curve import PlasmaCurve
+from nanopinn.imaging.dce.impulse_response import PlasmaCurve
 from nanopinn.physics.plasma import SumOfExponentials
 
 #: Singular values of the responses below this share of the largest one are rounding errors.

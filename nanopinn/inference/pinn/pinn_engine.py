@@ -32,11 +32,10 @@ from nanopinn.inference.gauss_newton import (
 )
 from nanopinn.inference.ode_problem import SystemProblem
 from nanopinn.inference.pinn.networks import StateNetwork, StateValues
-from nanopinn.inference.problem import EngineFit, describe_unaffected
-from nanopinn.inference.quadratic_model import QuadraticModel
+from nanopinn.inference.problem import EngineFit, QuadraticModel, describe_unaffected
 from nanopinn.inference.systematic import marginal_precision
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.fit_result import EngineRun
+from nanopinn.results import EngineRun
 from nanopinn.solvers.linear import SolverError
 from nanopinn.solvers.ode import OdeSolution, OdeSystem
 

@@ -23,8 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.inference.inverse_problem import InverseProblem
-from nanopinn.inference.relinearise import closure_error_effects
+from nanopinn.inference.inverse_problem import InverseProblem, closure_error_effects
 from nanopinn.inference.systematic import SharedError, marginal_precision
 from nanopinn.inference.tumour_problem import Fields
 

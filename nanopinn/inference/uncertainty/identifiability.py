@@ -21,8 +21,7 @@ from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.observations import DrugObservation, nearest_nodes
 from nanopinn.inference.problem import Linearisation
 from nanopinn.inference.unknowns import Unknown, UnknownSet
-from nanopinn.parameters import PARAMETERS
-from nanopinn.parameters.unknown_registry import SCALARS, drug_only_scalars, scalars_in_group
+from nanopinn.parameters import PARAMETERS, SCALARS, drug_only_scalars, scalars_in_group
 from nanopinn.solvers.integrate import COARSE_STEP_OPTIONS
 
 Array = NDArray[np.float64]

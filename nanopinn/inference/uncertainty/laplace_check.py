@@ -26,7 +26,7 @@ from nanopinn.inference.uncertainty.profile import (
 )
 from nanopinn.inference.unknowns import Unknown
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.fit_result import OBJECTIVE_RISE_95, Z_95, ScalarEstimate
+from nanopinn.results import OBJECTIVE_RISE_95, Z_95, ScalarEstimate
 
 Array = NDArray[np.float64]
 

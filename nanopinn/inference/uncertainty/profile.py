@@ -25,16 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError, NanopinnError
-from nanopinn.inference.fitted_problem import fitted_problem_of
-from nanopinn.inference.problem import Objective, ResidualProblem
-from nanopinn.inference.quadratic_model import Linearisation, QuadraticModel
+from nanopinn.inference.problem import Linearisation, Objective, QuadraticModel, ResidualProblem
+from nanopinn.inference.saved_fit import fitted_problem_of
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.fit_result import (
-    OBJECTIVE_RISE_95,
-    FitResult,
-    Profile,
-    StrongestCorrelation,
-)
+from nanopinn.results import OBJECTIVE_RISE_95, FitResult, Profile, StrongestCorrelation
 
 Array = NDArray[np.float64]
 

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError, NanopinnError
-from nanopinn.inference.fitted_problem import fitted_problem_of
 from nanopinn.inference.problem import Linearisation, Objective, ResidualProblem
+from nanopinn.inference.saved_fit import fitted_problem_of
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.fit_result import FitResult, PosteriorSamples
+from nanopinn.results import FitResult, PosteriorSamples
 
 Array = NDArray[np.float64]
 

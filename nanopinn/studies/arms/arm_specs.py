@@ -12,16 +12,12 @@ from typing import Any
 from nanopinn.errors import InputError
 from nanopinn.io.safe_open import is_file, parse_number_list
 from nanopinn.io.volumes import read_sidecar, sidecar_path
-from nanopinn.parameters.units import HOUR, MG, MINUTE
+from nanopinn.parameters import HOUR, MG, MINUTE
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.treatment import GivenDose, Treatment
 from nanopinn.report.treatment_summary import heat_assumptions
 from nanopinn.settings import ComparisonSettings, DoseAmount, FractionSpec, HeatingSpec
-from nanopinn.studies.schedule import (
-    find_formulation,
-    read_schedule_tables,
-    treatment_from_tables,
-)
+from nanopinn.studies.schedule import find_formulation, read_schedule_tables, treatment_from_tables
 
 _DEFAULTS = ComparisonSettings()
 

@@ -18,20 +18,20 @@ from nanopinn.inference.radiation_effect import RadiationEffect
 from nanopinn.inference.saved_fit import fit_file_path
 from nanopinn.io.checkpoint_store import CheckpointStore, ResumeMode
 from nanopinn.io.tables import check_files_unchanged, hash_files
-from nanopinn.parameters.units import HOUR, MINUTE, UG_PER_ML
+from nanopinn.parameters import HOUR, MINUTE, UG_PER_ML
 from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.report.treatment_summary import describe_radiation_effect
-from nanopinn.results.comparison_result import (
+from nanopinn.results import (
     ComparedArm,
     Comparison,
     HeatingDurationSweep,
     InputSensitivity,
+    Simulation,
     VoxelCluster,
     median_and_interval,
     probability_of_majority,
 )
-from nanopinn.results.simulation_result import Simulation
 from nanopinn.settings import ComparisonSettings, PhantomSettings, SecondScan, SimulationSettings
 from nanopinn.solvers.clusters import cluster_mean
 from nanopinn.solvers.krogh_exposure import Exposure

@@ -16,21 +16,24 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.inference.device import on_device
-from nanopinn.inference.fitted_problem import FittedProblem, fitted_problem_of
 from nanopinn.inference.nuisance_scales import AIF_SCALE
 from nanopinn.inference.radiation_effect import (
     RadiationEffect,
     describe_radiation_effect,
     draw_radiation_effect,
 )
-from nanopinn.inference.saved_fit import FILE, fit_file_path, load_fit
+from nanopinn.inference.saved_fit import (
+    FILE,
+    FittedProblem,
+    fit_file_path,
+    fitted_problem_of,
+    load_fit,
+)
 from nanopinn.inference.unknowns import UnknownSet
-from nanopinn.parameters import PARAMETERS, Parameter
-from nanopinn.parameters.table import RANGE_INTERPRETATION
-from nanopinn.parameters.unknown_registry import default_scalars
+from nanopinn.parameters import PARAMETERS, RANGE_INTERPRETATION, Parameter, default_scalars
 from nanopinn.physics.formulation_library import PH_SENSITIVE
-from nanopinn.physics.radiation import RADIATION_FACTOR_SYMBOLS
 from nanopinn.physics.tissue_maps import MARGIN_M
+from nanopinn.physics.treatment import RADIATION_FACTOR_SYMBOLS
 from nanopinn.solvers.grid import Domain
 from nanopinn.studies.tissue_source import SimulatedTissue, tissue_from_phantom
 

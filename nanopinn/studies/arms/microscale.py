@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.io.checkpoint_store import CheckpointStore
-from nanopinn.parameters.table import Number, Values
-from nanopinn.parameters.units import HOUR, UM
+from nanopinn.parameters import HOUR, UM, Number, Values
 from nanopinn.physics.treatment import Treatment
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.progress import Progress, ignore_progress
@@ -27,7 +26,7 @@ from nanopinn.solvers.pressure import solve_pressure
 from nanopinn.solvers.tissue_setting import Setting
 from nanopinn.studies.arms.arm_specs import Arm
 from nanopinn.studies.arms.draws import InputDraws, Patient
-from nanopinn.studies.heating import temperature_course
+from nanopinn.studies.simulate import temperature_course
 
 Array = NDArray[np.float64]
 FactorValue = Array | Tensor | float

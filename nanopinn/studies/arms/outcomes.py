@@ -14,18 +14,18 @@ from torch import Tensor
 
 from nanopinn.inference.saved_fit import fit_file_path
 from nanopinn.io.checkpoint_store import run_identity
-from nanopinn.parameters.units import HOUR, NG, UG_H_PER_ML, UG_PER_ML, UM
+from nanopinn.parameters import HOUR, NG, UG_H_PER_ML, UG_PER_ML, UM
 from nanopinn.physics.cell_kill import KILL_MODELS, KillModel
-from nanopinn.results.comparison_result import (
+from nanopinn.results import (
     HeatingDurationSweep,
     InputSensitivity,
+    MapEstimate,
     Outcome,
     PenetrationCurves,
     VoxelCluster,
     median_and_interval,
     probability_of_majority,
 )
-from nanopinn.results.fit_result import MapEstimate
 from nanopinn.settings import ComparisonSettings, PhantomSettings
 from nanopinn.solvers.krogh_exposure import CELL_POPULATIONS, Exposure
 from nanopinn.studies.arms.arm_specs import Arm

@@ -13,25 +13,17 @@ import torch
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.inference.fitted_problem import FittedProblem, fitted_problem_of
 from nanopinn.inference.nuisance_scales import AIF_SCALE
 from nanopinn.inference.radiation_effect import (
     RadiationEffect,
     ScanInformation,
     infer_radiation_effect,
 )
-from nanopinn.inference.saved_fit import load_fit
-from nanopinn.parameters import value
-from nanopinn.parameters.units import HOUR, MM
+from nanopinn.inference.saved_fit import FittedProblem, fitted_problem_of, load_fit
+from nanopinn.parameters import HOUR, MM, value
 from nanopinn.physics.flow import permeability_from_ktrans
-from nanopinn.physics.radiation import Fraction, RadiationCourse
-from nanopinn.physics.treatment import Treatment
-from nanopinn.results.comparison_result import (
-    OutcomeChange,
-    RadiationComparison,
-    median_and_interval,
-)
-from nanopinn.results.fit_result import FitResult
+from nanopinn.physics.treatment import Fraction, RadiationCourse, Treatment
+from nanopinn.results import FitResult, OutcomeChange, RadiationComparison, median_and_interval
 from nanopinn.solvers.krogh_exposure import Exposure
 from nanopinn.studies.arms.arm_specs import Arm
 from nanopinn.studies.arms.microscale import ExposureModel, cluster_flow, expand_factors_to_draws

@@ -22,19 +22,16 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from nanopinn.errors import InputError
-from nanopinn.parameters import PARAMETERS
-from nanopinn.parameters.table import parameter_distribution
-from nanopinn.parameters.units import UM
-from nanopinn.parameters.unknown_registry import SCALARS
+from nanopinn.parameters import PARAMETERS, SCALARS, UM, parameter_distribution
 from nanopinn.physics.heat import TemperatureCourse
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.treatment import Treatment
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results.comparison_result import GlobalSensitivity, InputSensitivity
+from nanopinn.results import GlobalSensitivity, InputSensitivity
 from nanopinn.solvers.krogh_exposure import KillCriteria
 from nanopinn.solvers.krogh_treatment import MicroscaleModel, solve_exposure
 from nanopinn.studies.arms.draws import Patient
-from nanopinn.studies.heating import temperature_course
+from nanopinn.studies.simulate import temperature_course
 
 Array = NDArray[np.float64]
 #: Values of every outcome by name from values of every input by name, ``(point,)`` each; NaN where

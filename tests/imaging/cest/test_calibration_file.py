@@ -20,7 +20,7 @@ from nanopinn.imaging.cest.ph_map import Validity, ph_image
 from nanopinn.imaging.cest.ph_scan import CestOptions, MeasuredPh, measure_ph
 from nanopinn.imaging.cest.ratiometric import PUBLISHED_CALIBRATIONS
 from nanopinn.imaging.cest.z_spectra import ZSpectra
-from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.imaging_data import ImagingInputs
 from nanopinn.io.tables import hash_files
 from tests.variants import for_each
 

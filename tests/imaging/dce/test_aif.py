@@ -10,7 +10,7 @@ import pytest
 from nanopinn.errors import InputError
 from nanopinn.imaging.dce.aif import load_aif
 from nanopinn.imaging.dce.aif_population import POPULATION_CURVES, parker
-from nanopinn.imaging.dce.plasma_curve import plasma_from_blood
+from nanopinn.imaging.dce.impulse_response import plasma_from_blood
 from tests.variants import for_each
 
 pytestmark = pytest.mark.dce

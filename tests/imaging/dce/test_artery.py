@@ -9,8 +9,7 @@ import pytest
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.dce.aif_population import parker
-from nanopinn.imaging.inputs import ImagingInputs
-from nanopinn.imaging.parametric_maps import ImagingMaps
+from nanopinn.imaging.imaging_data import ImagingInputs, ImagingMaps
 from nanopinn.imaging.pipeline import make_maps
 
 from ..conftest import (

@@ -15,7 +15,7 @@ from nanopinn.imaging.dce.signal import (
     signal_from_concentration,
     wrap_measured_concentration,
 )
-from nanopinn.imaging.inputs import ImagingInputs
+from nanopinn.imaging.imaging_data import ImagingInputs
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.imaging.voxel_status import Status
 

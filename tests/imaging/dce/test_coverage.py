@@ -10,10 +10,9 @@ import torch
 
 from nanopinn.imaging.acquisition import DceAcquisition
 from nanopinn.imaging.dce.aif_population import POPULATION_CURVES
-from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.impulse_response import InputCurve, evaluate
 from nanopinn.imaging.dce.kinetic_maps import fit_volume
 from nanopinn.imaging.dce.models import MODELS
-from nanopinn.imaging.dce.plasma_curve import InputCurve
 from nanopinn.imaging.dce.signal import (
     estimate_concentration,
     select_enhancement_model,

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from nanopinn.imaging.dce.aif import load_aif
-from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.impulse_response import InputCurve, PlasmaCurve, evaluate
 from nanopinn.imaging.dce.models import extended_tofts, tofts
-from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
 from nanopinn.imaging.dce.voxel_fit import fit_kinetics
 
 from ..conftest import HCT, tissue_curve

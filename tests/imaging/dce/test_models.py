@@ -9,9 +9,8 @@ import torch
 from scipy.integrate import solve_ivp
 
 from nanopinn.imaging.dce.aif_population import POPULATION_CURVES
-from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.impulse_response import InputCurve, PlasmaCurve, evaluate
 from nanopinn.imaging.dce.models import MODELS
-from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
 from nanopinn.imaging.dce.voxel_fit import fit_kinetics
 
 pytestmark = pytest.mark.dce

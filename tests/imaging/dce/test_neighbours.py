@@ -10,11 +10,9 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from nanopinn.imaging.dce.aif_population import POPULATION_CURVES
-from nanopinn.imaging.dce.impulse_response import evaluate
+from nanopinn.imaging.dce.impulse_response import InputCurve, evaluate
 from nanopinn.imaging.dce.models import MODELS
-from nanopinn.imaging.dce.plasma_curve import InputCurve
-from nanopinn.imaging.dce.spatial_prior import fit_spatially_regularised
-from nanopinn.imaging.dce.voxel_fit import fit_kinetics
+from nanopinn.imaging.dce.voxel_fit import fit_kinetics, fit_spatially_regularised
 from nanopinn.imaging.least_squares import NormalPrior
 
 pytestmark = pytest.mark.dce

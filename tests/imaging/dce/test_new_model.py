@@ -10,8 +10,7 @@ import torch
 
 from nanopinn.imaging.dce import models
 from nanopinn.imaging.dce.aif_population import POPULATION_CURVES
-from nanopinn.imaging.dce.impulse_response import evaluate
-from nanopinn.imaging.dce.plasma_curve import InputCurve
+from nanopinn.imaging.dce.impulse_response import InputCurve, evaluate
 from nanopinn.imaging.dce.voxel_fit import fit_kinetics
 
 #: Uptake without washout or plasma: ``I(t) = Ktrans``.
@@ -19,7 +18,7 @@ SOURCE = """
 import torch
 
 from nanopinn.imaging.dce.impulse_response import ImpulseResponse, no_derived_quantities
-from nanopinn.imaging.dce.plasma_curve import linear_fit
+from nanopinn.imaging.dce.impulse_response import linear_fit
 
 NAME, CAPLEX = "trapping", "M.IC1.999"
 NAMES, LOWER, UPPER, DERIVED = ("Ktrans",), (0.0,), (5.0 / 60,), ()

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from nanopinn.imaging.dce.aif_population import georgiou, mcgrath, parker
+from nanopinn.imaging.dce.impulse_response import InputCurve, PlasmaCurve
 from nanopinn.imaging.dce.models import MODELS, extended_tofts, tofts
-from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
 from nanopinn.imaging.dce.signal import concentration_from_signal
 from nanopinn.imaging.dce.t1_estimation import fit_variable_flip_angles
 from nanopinn.imaging.dce.voxel_fit import fit_kinetics

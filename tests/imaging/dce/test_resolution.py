@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from nanopinn.imaging.dce.aif_population import POPULATION_CURVES
+from nanopinn.imaging.dce.impulse_response import InputCurve, PlasmaCurve
 from nanopinn.imaging.dce.models import MODELS
-from nanopinn.imaging.dce.plasma_curve import InputCurve, PlasmaCurve
 from nanopinn.imaging.dce.voxel_fit import fit_kinetics
 
 from .test_osipi import rows, series

@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nanopinn.imaging.dce.impulse_response import ImpulseResponse, no_derived_quantities
-from nanopinn.imaging.dce.plasma_curve import InputCurve, linear_fit
+from nanopinn.imaging.dce.impulse_response import (
+    ImpulseResponse,
+    InputCurve,
+    linear_fit,
+    no_derived_quantities,
+)
 
 NAME, CAPLEX = "tofts", "M.IC1.004"
 NAMES: tuple[str, ...] = ("Ktrans", "ve")

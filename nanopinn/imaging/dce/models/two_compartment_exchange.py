@@ -12,8 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nanopinn.imaging.dce.impulse_response import ImpulseResponse, ktrans_of_flow_limited_exchange
-from nanopinn.imaging.dce.plasma_curve import InputCurve, linear_fit
+from nanopinn.imaging.dce.impulse_response import (
+    ImpulseResponse,
+    InputCurve,
+    ktrans_of_flow_limited_exchange,
+    linear_fit,
+)
 
 NAME, CAPLEX = "2cxm", "M.IC1.009"
 NAMES: tuple[str, ...] = ("Fp", "PS", "ve", "vp")
