@@ -71,7 +71,8 @@ def maps(
         progress: called as ``progress(stage, share done in 0..1, numbers)``.
         **choices: other facts of the acquisition (:data:`ACQUISITION_ARGUMENTS`: ``tr`` in s,
             ``flip_angle`` in degrees, ``relaxivity`` in 1/(s mM), ``bolus_arrival`` in s, ...), and
-            fields of :class:`~nanopinn.imaging.imaging_data.ImagingInputs` (``mask``, ``vfa``, ``t1``,
+            fields of :class:`~nanopinn.imaging.imaging_data.ImagingInputs` (``mask``, ``vfa``,
+            ``t1``,
             ``cest``, ``aif``, ``model``, ...).
 
     Returns:

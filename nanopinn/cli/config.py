@@ -173,7 +173,6 @@ def build_settings(kind: Any, table: str, config: Path | None, given: Mapping[st
     """
     from pydantic import TypeAdapter, ValidationError
 
-
     entries = {
         **read_config_table(config, table),
         **{k: v for k, v in given.items() if v is not None},

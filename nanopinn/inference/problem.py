@@ -1,7 +1,7 @@
 """The interface between problems and engines, and the least-squares objective of a problem.
 
-The states of a problem may be fields of voxels, compartments, or points on a line. The objective has
-a linear and a quadratic model at a point.
+The states of a problem may be fields of voxels, compartments, or points on a line. The objective
+has a linear and a quadratic model at a point.
 """
 
 from __future__ import annotations

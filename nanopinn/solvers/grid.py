@@ -1,10 +1,11 @@
-"""Grids of cells: the box within an image, its refinement, and a grid refined near the tumour's edge.
+"""Grids of cells: the box within an image, its refinement, and a grid refined near the tumour's
+edge.
 
 The box holds the tumour with a margin of normal tissue; it may exceed the field of view. The rim
 that drains a tumour is thinner than a voxel, while its core and the tissue around it vary slowly.
-:class:`RimGrid` therefore divides voxels near the edge into ``factor^3`` cells and leaves the others
-whole. Fields have the shape of the grid that is refined everywhere, and the parts of one cell have
-one value; the flow through a coarse face is the sum over its parts.
+:class:`RimGrid` therefore divides voxels near the edge into ``factor^3`` cells and leaves the
+others whole. Fields have the shape of the grid that is refined everywhere, and the parts of one
+cell have one value; the flow through a coarse face is the sum over its parts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Pools in voxels and below them (V4 to V7, V9, V10, V12, V13).
 
-Voxels: release, contrast agent without flow, conservation, scaling of the pressure. Below the voxel:
-oxygen around a vessel, fronts, walls and barriers.
+Voxels: release, contrast agent without flow, conservation, scaling of the pressure. Below the
+voxel: oxygen around a vessel, fronts, walls and barriers.
 """
 
 from __future__ import annotations

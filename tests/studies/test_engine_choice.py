@@ -27,7 +27,7 @@ class _Unknowns:
         return np.zeros(2)
 
 
-class _FvCalled(Exception):
+class _FvCalledError(Exception):
     """Ends a fit when its last engine starts."""
 
 
@@ -48,12 +48,12 @@ def test_auto_runs_fv_alone_and_krylov_is_polished_by_fv(
     def fit_fv(posed: Any, start: Any, **_: Any) -> None:
         ran.append("fv")
         assert (start is None) == (len(ran) == 1)
-        raise _FvCalled
+        raise _FvCalledError
 
     monkeypatch.setattr(study, "fit_krylov", fit_krylov)
     monkeypatch.setattr(study, "fit_fv", fit_fv)
     monkeypatch.setattr(study, "without_unknown_functions", lambda posed: posed)
-    with pytest.raises(_FvCalled):
+    with pytest.raises(_FvCalledError):
         study.run_inference(
             None,  # type: ignore[arg-type]
             PosedProblem(problem, None, ()),  # type: ignore[arg-type]
