@@ -99,8 +99,8 @@ def test_with_fast_diffusion_a_cylinder_is_the_voxel(vessels: bool) -> None:
     assert found.mass_balance_error < 1e-10
 
 
-def test_while_drug_comes_in_a_cylinder_takes_up_less_than_the_well_mixed_voxel() -> None:
-    """Drug that crowds at the wall holds back what follows; with ten times the diffusion less so."""
+def test_a_cylinder_takes_up_less_than_the_well_mixed_voxel_at_first() -> None:
+    """Drug that accumulates at the wall slows further uptake; less so with ten times the diffusion."""
     pools, v_b = clusters(4, DrugPoolOptions(bound=True, saturable=True))
     mixed = voxels(pools, [1200.0])[0, 1:].sum(0)
     slow, fast = (
