@@ -271,7 +271,7 @@ def simulate(
         settings = build_settings(
             ComparisonSettings, "arms", config, {**numerical, **arm_settings, "seed": seed}
         )
-        resume_mode: ResumeMode = resume or (continue_run and "if kept")
+        resume_mode: ResumeMode = resume or (continue_run and "if available")
         return _compare(
             settings,
             schedule,

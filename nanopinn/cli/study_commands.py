@@ -159,7 +159,7 @@ def fit(
                 progress=progress,
                 report_limits=report_limits,
                 checkpoint_folder=checkpoint_folder,
-                resume=resume or (continue_run and "if kept"),
+                resume=resume or (continue_run and "if available"),
             )
         write_fit(out, study, overwrite=overwrite)
         delete_checkpoints(checkpoint_folder)

@@ -356,7 +356,7 @@ class ImagingMaps:
 
     @property
     def status(self) -> NDArray[np.int32]:
-        """Bits of :class:`Status`."""
+        """Bits of :class:`nanopinn.imaging.voxel_status.Status`."""
         return self.kinetics.status
 
     @property

@@ -23,8 +23,8 @@ _PARTIAL_FILES = ".*.part"
 Kind = TypeVar("Kind")
 
 #: Whether to continue an interrupted run: no; yes, and refuse where that is impossible; or where a
-#: run of the same inputs and settings left checkpoints.
-ResumeMode = bool | Literal["if kept"]
+#: run of the same inputs and settings left checkpoints ("if available").
+ResumeMode = bool | Literal["if available"]
 
 
 @dataclass(frozen=True)

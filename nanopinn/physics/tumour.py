@@ -46,8 +46,8 @@ class TumourModel:
 
     Attributes:
         maps: of the tissue.
-        scalars: by name (:data:`nanopinn.parameters.model_scalars.SCALARS`), SI, and the weights of
-            multipliers in space.
+        scalars: by name (:data:`nanopinn.parameters.unknown_registry.SCALARS`), SI, and the
+            weights of multipliers in space.
         factors: on properties of the tumour's vessels and tissue, 1 where absent.
         values: of parameters by symbol, in place of the table's.
     """
@@ -132,7 +132,7 @@ class TumourModel:
         It is 1 if the model has no scalar of that name.
 
         Args:
-            name: one of :data:`nanopinn.parameters.model_scalars.MULTIPLIERS`.
+            name: one of :data:`nanopinn.parameters.unknown_registry.MULTIPLIERS`.
         """
         if name not in self.scalars:
             return 1.0

@@ -104,9 +104,18 @@ class MicroscaleModel:
         """Build the model from arrays, or from one number for all draws.
 
         Args:
+            maps: of the voxels, ``(x, y, z)``.
+            labels: cluster of each voxel, ``(x, y, z)``; -1 outside the tumour.
             draws: number of draws.
-            maps, labels, scalars, values, exchange, relative_aif_scale, factors, temperature,
-                classes, cells, uniform_maps: see the attributes.
+            scalars: of the model, SI.
+            values: of parameters by symbol, SI.
+            exchange: filtration and lymphatic drainage as a function of time.
+            relative_aif_scale: divisor of the maps of PS, phi and v_p.
+            factors: on the tissue's properties as a function of time; all 1 if None.
+            temperature: of the voxels, K; that of the body throughout if None.
+            classes: number of classes of tissue radius.
+            cells: number of cells along r.
+            uniform_maps: values of maps that are uniform over the tumour, by name.
         """
 
         def per_draw(v: PerDraw) -> Tensor:

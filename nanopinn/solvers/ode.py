@@ -161,6 +161,7 @@ class ErrorTolerance:
     """Error that a step may make: ``tolerance (scale + |y|)`` in the root mean square over states.
 
     Attributes:
+        tolerance: relative error allowed for a state far above its scale.
         scale: size of each state ``(n,)`` below which its relative error does not matter.
     """
 

@@ -313,6 +313,8 @@ class AdjointEquations:
 
         Args:
             stage: its number among those that were solved for, from 0.
+            w: factor of the rate in the stage equation, s.
+            gradient: the right-hand side, shaped as the state.
         """
         raise NotImplementedError
 

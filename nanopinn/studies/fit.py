@@ -101,7 +101,7 @@ def run_fit(
         progress: called with the state of the work.
         report_limits: called before the engines start with what the images cannot identify.
         checkpoint_folder: for the state of the engines, from which an interrupted fit continues.
-        resume: continue the fit whose state is in that folder; ``"if kept"``: start from the
+        resume: continue the fit whose state is in that folder; ``"if available"``: start from the
             beginning where it does not belong to the same inputs and settings.
 
     Raises:

@@ -98,18 +98,21 @@ def test_a_damaged_state_is_refused(problem, tmp_path) -> None:
 
 def test_a_run_that_may_resume_starts_from_the_beginning_where_it_cannot(problem, tmp_path) -> None:
     assert (
-        CheckpointStore.from_interrupted_run(tmp_path / "absent", STUDY, "cpu", "if kept") is None
+        CheckpointStore.from_interrupted_run(tmp_path / "absent", STUDY, "cpu", "if available")
+        is None
     )
     save_engine_state(
         CheckpointStore.create_empty(tmp_path, STUDY, "cpu"),
         EngineState("fv", OptimiserState(1, problem.unknowns.prior_mean), problem, None, None),
     )
     assert (
-        CheckpointStore.from_interrupted_run(tmp_path, STUDY | {"fit.seed": "1"}, "cpu", "if kept")
+        CheckpointStore.from_interrupted_run(
+            tmp_path, STUDY | {"fit.seed": "1"}, "cpu", "if available"
+        )
         is None
     )
     assert CheckpointStore.from_interrupted_run(tmp_path, STUDY, "cpu", False) is None
-    checkpoint_store = CheckpointStore.from_interrupted_run(tmp_path, STUDY, "cpu", "if kept")
+    checkpoint_store = CheckpointStore.from_interrupted_run(tmp_path, STUDY, "cpu", "if available")
     assert checkpoint_store is not None
     assert read_engine_state(checkpoint_store, "fv").optimiser_state.iteration == 1
     (tmp_path / "fv.safetensors").write_bytes(b"spoiled")

@@ -100,7 +100,7 @@ def test_with_fast_diffusion_a_cylinder_is_the_voxel(vessels: bool) -> None:
 
 
 def test_a_cylinder_takes_up_less_than_the_well_mixed_voxel_at_first() -> None:
-    """Drug that accumulates at the wall slows further uptake; less so with ten times the diffusion."""
+    """Drug that accumulates at the wall slows further uptake; less so if diffusion is faster."""
     pools, v_b = clusters(4, DrugPoolOptions(bound=True, saturable=True))
     mixed = voxels(pools, [1200.0])[0, 1:].sum(0)
     slow, fast = (

@@ -138,14 +138,17 @@ def test_draws_of_the_effect_have_its_mean_and_covariance() -> None:
     )
 
 
-def fit_of(
+def write_saved_fit(
     folder: Path, moved: np.ndarray, PS: float, sd: float = 0.02, misread: float = 0.0
 ) -> Path:
-    """A saved fit whose images measured (ln l, ln q) at the prior's means plus ``moved`` with this
-    sd, and Ktrans of walls ``PS`` times.
+    """Write a fit of images whose Ktrans map is exact and whose estimate of the flow has an error.
 
     Args:
-        misread: error of ln q in what the images measured.
+        folder: where the fit is saved.
+        moved: distance of the true (ln l, ln q) from the prior means.
+        PS: factor on the permeability-surface product.
+        sd: of the images' estimate of ln l and ln q.
+        misread: error of ln q in the images' estimate.
     """
     end, _, mask = ended()
     m, n = len(end.theta), len(UNKNOWNS)
@@ -187,8 +190,8 @@ def test_a_fits_own_prior_is_divided_out(tmp_path: Path) -> None:
     """
     flow = FLOW_SENSITIVITY @ X
     start = np.array([0.5, -1.0])
-    a = fit_of(tmp_path / "before", start, 1.0, sd=0.3)
-    b = fit_of(tmp_path / "after", start + flow, 2.0, sd=0.3)
+    a = write_saved_fit(tmp_path / "before", start, 1.0, sd=0.3)
+    b = write_saved_fit(tmp_path / "after", start + flow, 2.0, sd=0.3)
     effect = estimate_radiation_effect(a, b, scan_h=24.0)
     np.testing.assert_allclose(effect.before.information, np.eye(2) / 0.09, atol=1e-9)
     np.testing.assert_allclose(effect.before.vector, (FLOW_PRIOR[0] + start) / 0.09, atol=1e-8)
@@ -203,15 +206,18 @@ def test_what_the_flow_drags_along_is_not_taken_for_permeability(tmp_path: Path)
     its error holds the flow's.
     """
     calm, fast = np.zeros(2), np.array([0.0, 1.5])
-    a, b = fit_of(tmp_path / "fast", fast, 1.0), fit_of(tmp_path / "calm", calm, 1.3)
+    a, b = (
+        write_saved_fit(tmp_path / "fast", fast, 1.0),
+        write_saved_fit(tmp_path / "calm", calm, 1.3),
+    )
     effect = estimate_radiation_effect(a, b, scan_h=24.0)
     ratio, sd, _ = observable_combinations(effect)["P SV (Ktrans)"]
     assert effect.before.drag[1] < -0.1
     assert ratio == pytest.approx(np.log(1.3), abs=0.02)
     # scans that know the flow less know the walls less
     c, d = (
-        fit_of(tmp_path / "fast 2", fast, 1.0, sd=0.3),
-        fit_of(tmp_path / "calm 2", calm, 1.3, sd=0.3, misread=0.4),
+        write_saved_fit(tmp_path / "fast 2", fast, 1.0, sd=0.3),
+        write_saved_fit(tmp_path / "calm 2", calm, 1.3, sd=0.3, misread=0.4),
     )
     unsure = observable_combinations(estimate_radiation_effect(c, d, scan_h=24.0))["P SV (Ktrans)"]
     assert unsure[1] > 3 * sd
@@ -219,8 +225,8 @@ def test_what_the_flow_drags_along_is_not_taken_for_permeability(tmp_path: Path)
 
 
 def test_folders_give_the_effect_and_say_what_is_inconsistent(tmp_path: Path) -> None:
-    a = fit_of(tmp_path / "before", np.zeros(2), 1.0)
-    b = fit_of(tmp_path / "after", FLOW_SENSITIVITY @ X, np.exp(PS_SENSITIVITY @ X))
+    a = write_saved_fit(tmp_path / "before", np.zeros(2), 1.0)
+    b = write_saved_fit(tmp_path / "after", FLOW_SENSITIVITY @ X, np.exp(PS_SENSITIVITY @ X))
     effect = estimate_radiation_effect(a, b, scan_h=24.0)
     for name, (mean, sd, _) in observable_combinations(effect).items():
         row = {"P SV (Ktrans)": PS_SENSITIVITY, "Lp SV p_e (q)": FLOW_SENSITIVITY[1]}.get(
@@ -238,8 +244,8 @@ def test_folders_give_the_effect_and_say_what_is_inconsistent(tmp_path: Path) ->
 
 
 def test_draws_of_a_treatment_take_the_effect_that_was_seen(tmp_path: Path) -> None:
-    a = fit_of(tmp_path / "before", np.zeros(2), 1.0)
-    b = fit_of(tmp_path / "after", FLOW_SENSITIVITY @ X, np.exp(PS_SENSITIVITY @ X))
+    a = write_saved_fit(tmp_path / "before", np.zeros(2), 1.0)
+    b = write_saved_fit(tmp_path / "after", FLOW_SENSITIVITY @ X, np.exp(PS_SENSITIVITY @ X))
     effect = estimate_radiation_effect(a, b, scan_h=24.0)
     end, covariance, mask = ended()
     patient = Patient.from_fitted_problem(end, covariance, mask, np.eye(4) * 0.5)
@@ -290,13 +296,13 @@ def test_the_effect_on_a_phantom_is_found_from_its_images(tmp_path: Path) -> Non
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
-    a = fit_of(tmp_path / "before", np.zeros(2), 1.0)
+    a = write_saved_fit(tmp_path / "before", np.zeros(2), 1.0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="not a result folder"):
         estimate_radiation_effect(a, tmp_path / "empty", scan_h=24.0)
     with pytest.raises(InputError, match="same"):
         estimate_radiation_effect(a, tmp_path / "." / "before", scan_h=24.0)
-    b = fit_of(tmp_path / "after", np.zeros(2), 1.0)
+    b = write_saved_fit(tmp_path / "after", np.zeros(2), 1.0)
     with pytest.raises(InputError, match="after"):
         estimate_radiation_effect(a, b, scan_h=0.0)
     with pytest.raises(InputError, match="negative"):

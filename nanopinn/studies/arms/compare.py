@@ -77,8 +77,8 @@ def compare_arms(
             arm replaces its formulation.
         progress: called with the stage and the fraction that is done.
         checkpoint_folder: for intermediate results, from which an interrupted run can continue.
-        resume: continue from the intermediate results; ``"if kept"``: only where there are some of
-            the same inputs and settings.
+        resume: continue from the intermediate results; ``"if available"``: only where there are
+            some of the same inputs and settings.
 
     Returns:
         The comparison.
@@ -95,7 +95,7 @@ def compare_arms(
 
     device = choose_device(settings.device)
     found, on_cpu = run_with_cpu_fallback(
-        lambda: run(device, resume), lambda: run("cpu", "if kept"), device
+        lambda: run(device, resume), lambda: run("cpu", "if available"), device
     )
     if not on_cpu:
         return found

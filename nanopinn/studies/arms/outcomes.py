@@ -413,8 +413,9 @@ def list_comparison_files(
 def comparison_identity(
     settings: ComparisonSettings, read: Mapping[str, str], phantom: PhantomSettings | None
 ) -> dict[str, str]:
-    """All that determines the result of a comparison: see
-    :func:`nanopinn.inference.checkpoint.run_identity`.
+    """All that determines the result of a comparison.
+
+    It is in the form of :func:`nanopinn.io.checkpoint_store.run_identity`.
 
     Args:
         settings: of the comparison.
