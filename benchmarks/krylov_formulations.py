@@ -318,7 +318,7 @@ def fit_phantom(args: argparse.Namespace) -> tuple[InverseProblem, np.ndarray]:
     return fitted.problem, fitted.theta
 
 
-def input_maps(problem: InverseProblem, forward: object, theta: Tensor, anchor: Fields) -> Tensor:
+def input_maps(problem: InverseProblem, anchor: Fields) -> Tensor:
     """Input maps of the convolutions: tissue, and the flow at the linearisation point."""
     m, flow = problem.setting.maps, anchor.flow
     speed = flow.velocity(problem.setting.grid).norm(dim=0)
@@ -386,7 +386,7 @@ def main() -> None:
             KrylovSolver(max_iterations=400),
             print,
         )
-        n.how, n.maps = how.split(",")[0], input_maps(problem, forward, th, anchor)
+        n.how, n.maps = how.split(",")[0], input_maps(problem, anchor)
         if isinstance(n, OldBasis):
             n.anchor = anchor
         began = time.process_time()

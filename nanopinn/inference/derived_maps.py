@@ -219,13 +219,11 @@ def derive_drug_fields(
 
 
 def derive_curves(
-    imaging: ImagingMaps, posed: PosedProblem, fit: EngineFit[InverseProblem]
+    fit: EngineFit[InverseProblem],
 ) -> tuple[Curve, ...]:
     """Measured and modelled means over the tumour.
 
     Args:
-        imaging: maps from the images.
-        posed: problem before the fit.
         fit: the fit.
 
     Returns:

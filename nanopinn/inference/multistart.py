@@ -97,20 +97,6 @@ def _start_result(at: Array, ended: Any, best: Any, sd: Array) -> StartResult:
     )
 
 
-def distinct_minima(starts: Sequence[StartResult], sd: Array) -> list[StartResult]:
-    """One run for every minimum that was found, the best first.
-
-    Args:
-        starts: all runs.
-        sd: posterior standard deviations, ``(m,)``.
-    """
-    found: list[StartResult] = []
-    for s in sorted((s for s in starts if s.converged), key=lambda s: s.objective):
-        if all(np.max(np.abs(s.end - f.end) / sd) > DISTINCT_MINIMUM_SD for f in found):
-            found.append(s)
-    return found
-
-
 def describe_starts(starts: Sequence[StartResult]) -> str:
     """How many runs converged, and whether all of them found the same minimum."""
     converged = [s for s in starts if s.converged]

@@ -22,10 +22,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from nanopinn.inference.uncertainty.profile import strongest_correlation
 from nanopinn.parameters import HOUR, PARAMETERS, value
 from nanopinn.physics.treatment import RADIATION_FACTOR_SYMBOLS, Fraction, rise_and_recovery
-from nanopinn.results import central_interval
 
 Array = NDArray[np.float64]
 
@@ -234,30 +232,6 @@ def observable_combinations(effect: RadiationEffect) -> dict[str, tuple[float, f
     return rows
 
 
-def summarise_radiation_effect(effect: RadiationEffect) -> str:
-    """Table of prior and posterior of every factor and of the observable combinations, with a
-    description.
-
-    Args:
-        effect: effect of radiation.
-    """
-    lines = [_format_row("factor at its peak", "prior (95 %)", "posterior (95 %)", "contraction")]
-    lines[0] += "  correlated with"
-    for i, name in enumerate(effect.names):
-        partner = strongest_correlation(effect.names, effect.covariance, name)
-        row = _format_row(
-            name,
-            _format_interval(effect.prior_mean[i], effect.prior_sd[i]),
-            _format_estimate(effect.mean[i], effect.sd[i]),
-            f"{effect.contraction[i]:.2f}",
-        )
-        correlated = "none" if partner is None else f"{partner.partner} ({partner.strength:+.2f})"
-        lines.append(f"{row}  {correlated}")
-    for name, (mean, sd, contraction) in observable_combinations(effect).items():
-        lines.append(_format_row(name, "", _format_estimate(mean, sd), f"{contraction:.2f}"))
-    return "\n".join([*lines, describe_radiation_effect(effect)])
-
-
 def describe_radiation_effect(effect: RadiationEffect) -> str:
     """Which factors and combinations the scans determine, and the assumptions, as sentences.
 
@@ -312,19 +286,3 @@ def _update_posterior(
     vector = vector + weight * row * ratio
     covariance = np.linalg.inv(precision)
     return (covariance @ vector)[2:], covariance[2:, 2:]
-
-
-def _format_row(name: str, prior: str, posterior: str, contraction: str) -> str:
-    """One row of the table."""
-    return f"{name:24s}{prior:>22s}{posterior:>30s}{contraction:>13s}"
-
-
-def _format_interval(mean: float, sd: float) -> str:
-    """95 % interval of a factor, from mean and standard deviation of its logarithm."""
-    low, high = central_interval(float(np.exp(mean)), float(sd), "log")
-    return f"{low:.2f} .. {high:.2f}"
-
-
-def _format_estimate(mean: float, sd: float) -> str:
-    """Median and 95 % interval of a factor."""
-    return f"{np.exp(mean):.2f} ({_format_interval(mean, sd)})"

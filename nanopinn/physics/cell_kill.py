@@ -165,7 +165,6 @@ class KillModel:
     Attributes:
         key: in result files, in names of outcomes and in folders.
         name: for text and figures.
-        metric: the exposure in words.
         concentration: which concentration drives it: drug in cells (kg per 1e5 cells) or free drug
             in the interstitium (kg/m3).
         initial: exposure at the first concentration.
@@ -176,7 +175,6 @@ class KillModel:
 
     key: str
     name: str
-    metric: str
     concentration: Literal["intracellular", "free"]
     initial: Callable[[Tensor], Tensor]
     accumulate: Callable[[Tensor, Tensor, Tensor, float, CellKillParameters], Tensor]
@@ -191,7 +189,6 @@ KILL_MODELS: dict[str, KillModel] = {
         KillModel(
             "peak",
             "Hill (C_max) model",
-            "peak intracellular concentration",
             "intracellular",
             torch.clone,
             lambda peak, C_0, C_1, dt, k: torch.maximum(peak, C_1),
@@ -200,7 +197,6 @@ KILL_MODELS: dict[str, KillModel] = {
         KillModel(
             "rate",
             "time-integrated E_max model",
-            "time-integrated kill rate by drug in cells",
             "intracellular",
             torch.zeros_like,
             lambda K, C_0, C_1, dt, k: K + emax_increment(C_0, C_1, dt, k.f_max, k.EC50),
@@ -209,7 +205,6 @@ KILL_MODELS: dict[str, KillModel] = {
         KillModel(
             "area",
             "AUC model",
-            "AUC of free drug",
             "free",
             torch.zeros_like,
             lambda auc, F_0, F_1, dt, k: auc + auc_increment(F_0, F_1, dt),

@@ -287,12 +287,3 @@ def steady_heating_power(T_K: Tensor | float, w_b: Tensor | float) -> Tensor | f
         W/m3.
     """
     return perfusion_heat_loss(w_b) * (T_K - value("T_body"))
-
-
-def thermal_decay_length(w_b: float) -> float:
-    """Decay length of conducted heat, ``sqrt(k/(w_b rho_b c_b))``, m.
-
-    Args:
-        w_b: blood perfusion, 1/s.
-    """
-    return float((value("k_t") / perfusion_heat_loss(w_b)) ** 0.5)

@@ -17,10 +17,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from nanopinn.errors import InputError
-from nanopinn.parameters import PARAMETERS, Number, Values, value
+from nanopinn.parameters import Number, Values, value
 from nanopinn.physics.formulation import Formulation, PlasmaDrug
 from nanopinn.physics.heat import HeatEffects, has_heat_effects
 from nanopinn.physics.plasma import Dose, PlasmaCurveSum
@@ -129,31 +127,9 @@ class RadiationCourse:
         effect = self.effect(t)
         return {name: peak**effect for name, peak in self.peaks.items()}
 
-    def sample_from_prior(self, generator: torch.Generator) -> RadiationCourse:
-        """The same fractions with factors and time of the peak sampled from their priors.
-
-        Args:
-            generator: of random numbers.
-        """
-        peaks = {
-            name: _sample_prior(symbol, generator)
-            for name, symbol in RADIATION_FACTOR_SYMBOLS.items()
-        }
-        return replace(self, peaks=peaks, t_peak_s=_sample_prior("RT_t_peak", generator))
-
     def events(self) -> tuple[float, ...]:
         """Times of the fractions, s, increasing."""
         return tuple(sorted({f.time_s for f in self.fractions}))
-
-
-def _sample_prior(symbol: str, generator: torch.Generator) -> float:
-    prior = PARAMETERS[symbol].prior
-    assert prior is not None  # a test holds every row to it
-    assert prior.kind == "lognormal"
-    normal = float(
-        torch.randn((), generator=generator, dtype=torch.float64, device=generator.device)
-    )
-    return value(symbol) * math.exp(prior.sd * normal)
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def _format_interval(interval: tuple[float, float, float]) -> str:
     return f"{median:.3g} ({low:.3g} .. {high:.3g})" if low < high else f"{median:.3g}"
 
 
-def describe_radiation_effect(r: RadiationComparison) -> str:
+def describe_radiation_comparison(r: RadiationComparison) -> str:
     """Describe how radiation changes the outcomes of an arm, and how uncertain that is."""
     parts = "; ".join(
         f"{row.description} {_format_change(row)}, higher in {row.probability_higher:.0%} of the"

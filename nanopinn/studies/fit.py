@@ -291,7 +291,7 @@ def run_inference(
         check=check,
         maps=derive_maps(imaging, posed, last),
         fields=derive_drug_fields(posed, last),
-        curves=derive_curves(imaging, posed, last),
+        curves=derive_curves(last),
         assumptions=(
             *imaging.assumptions,
             *posed.assumptions,

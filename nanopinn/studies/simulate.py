@@ -219,7 +219,7 @@ def read_thermometry(
         )
     times = _read_frame_times(side.get("VolumeTiming"), len(values), heating, name)
     return _temperature_course_from_frames(
-        values + KELVIN_OFFSETS[side["Unit"]], times, heating, tissue, path
+        values + KELVIN_OFFSETS[side["Unit"]], times, tissue, path
     )
 
 
@@ -251,7 +251,6 @@ def _read_frame_times(
 def _temperature_course_from_frames(
     T_K: NDArray[np.float64],
     times: NDArray[np.float64],
-    heating: Heating,
     tissue: SimulatedTissue,
     path: Path,
 ) -> tuple[TemperatureCourse, list[str]]:

@@ -5,7 +5,6 @@ convolution.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,8 +155,3 @@ def own_study(tmp_path: Path, study: Study) -> Study:
         tmp_path,
         *(getattr(study, n) for n in ("affine", "mask", "Ktrans", "ve", "vp", "frame_times")),
     )
-
-
-@pytest.fixture
-def resave() -> Callable[..., Path]:
-    return save

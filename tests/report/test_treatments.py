@@ -8,7 +8,7 @@ import numpy as np
 
 from nanopinn.report.treatment_folder import _radiation_entries
 from nanopinn.report.treatment_summary import (
-    describe_radiation_effect,
+    describe_radiation_comparison,
     format_mass_balance,
     mass_balance_rows,
 )
@@ -36,7 +36,7 @@ def test_radiation_entries_keep_the_keys_of_version_0_1() -> None:
 
 
 def test_radiation_effect_is_described_with_its_interval_and_probability() -> None:
-    text = describe_radiation_effect(EFFECT)
+    text = describe_radiation_comparison(EFFECT)
     assert "interstitial pressure x0.90 (0.80 to 1.10), higher in 25% of the draws" in text
 
 

@@ -12,7 +12,7 @@ import pytest
 from nanopinn.errors import InputError
 from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.report.treatment_folder import write_comparison
-from nanopinn.report.treatment_summary import describe_radiation_effect
+from nanopinn.report.treatment_summary import describe_radiation_comparison
 from nanopinn.results import Comparison
 from nanopinn.settings import ComparisonSettings, FractionSpec, HeatingSpec, PhantomSettings
 from nanopinn.studies.arms import microscale as exposed
@@ -185,7 +185,7 @@ def test_radiation_without_effect_changes_nothing_and_with_open_walls_more_arriv
         )
         found = compare_arms(settings, phantom=PHANTOM).radiation
         assert found is not None
-        assert "inconsistent in the literature" in describe_radiation_effect(found)
+        assert "inconsistent in the literature" in describe_radiation_comparison(found)
         return {g.description: g.ratio for g in found.rows}
 
     same = gained(neutral)

@@ -23,7 +23,6 @@ from nanopinn.inference.radiation_effect import (
     draw_radiation_effect,
     infer_radiation_effect,
     observable_combinations,
-    summarise_radiation_effect,
 )
 from nanopinn.inference.saved_fit import FittedProblem, save_fit
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
@@ -234,7 +233,7 @@ def test_folders_give_the_effect_and_say_what_is_inconsistent(tmp_path: Path) ->
         )
         assert abs(mean - row @ X) < 3 * sd, name
         assert sd < 0.1
-    assert "inconsistent in the literature" in summarise_radiation_effect(effect)
+    assert "inconsistent in the literature" in describe_radiation_effect(effect)
     assert "arterial inputs" in describe_radiation_effect(effect)
     known = estimate_radiation_effect(a, b, scan_h=24.0, shared_sd=0.2)
     assert observable_combinations(known)["P SV (Ktrans)"][1] == pytest.approx(

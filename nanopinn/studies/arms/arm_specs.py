@@ -103,7 +103,7 @@ def build_arms(
     return arms, (
         *_describe_dose(arms[0].treatment),
         *notes,
-        *_describe_heating(arms, heat_all),
+        *_describe_heating(arms),
         *_describe_user_formulations(formulations),
     )
 
@@ -234,7 +234,7 @@ def _describe_body_surface(m2: float) -> str:
     return f"Body surface: {m2:g} m2{assumed}"
 
 
-def _describe_heating(arms: Sequence[Arm], heat_all: bool) -> list[str]:
+def _describe_heating(arms: Sequence[Arm]) -> list[str]:
     warm = [a for a in arms if a.treatment.heatings]
     if not warm:
         return []

@@ -21,7 +21,7 @@ from nanopinn.io.tables import check_files_unchanged, hash_files
 from nanopinn.parameters import HOUR, MINUTE, UG_PER_ML
 from nanopinn.physics.cell_kill import KILL_MODELS
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.report.treatment_summary import describe_radiation_effect
+from nanopinn.report.treatment_summary import describe_radiation_comparison
 from nanopinn.results import (
     ComparedArm,
     Comparison,
@@ -188,7 +188,7 @@ def _run_comparison(
         primary_arm.name, outcomes, groups, heating, influences, settings.limit_um, settings.lethal
     )
     return Comparison(
-        (*sentences, *((describe_radiation_effect(gain),) if gain else ())),
+        (*sentences, *((describe_radiation_comparison(gain),) if gain else ())),
         compared,
         outcomes,
         groups,

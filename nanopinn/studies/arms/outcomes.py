@@ -261,7 +261,7 @@ def summarise_comparison(
     sentences = [
         _describe_lethal_probability(arm, rows, limit_um, lethal, float(beyond)),
         *_describe_lethal_shares(arm, rows, limit_um),
-        _describe_groups(arm, groups, limit_um),
+        _describe_groups(arm, groups),
         _describe_ranking(rows),
         *_describe_quiescent_cells(arm, rows),
         *_describe_heating_times(heating, limit_um),
@@ -311,7 +311,7 @@ def _describe_lethal_shares(arm: str, rows: Mapping[str, Outcome], limit_um: flo
     return [text]
 
 
-def _describe_groups(arm: str, groups: Sequence[VoxelCluster], limit_um: float) -> str:
+def _describe_groups(arm: str, groups: Sequence[VoxelCluster]) -> str:
     known = [
         g for g in groups if arm in g.lethal_fraction and np.isfinite(g.lethal_fraction[arm][0])
     ]
