@@ -60,8 +60,8 @@ class Course:
         self.points.append((seconds, error))
 
     def at(self, seconds: float) -> float:
-        """The error at a time."""
-        return [e for s, e in self.points if s <= seconds][-1]
+        """The error at a time; NaN before the first point."""
+        return next((e for s, e in reversed(self.points) if s <= seconds), math.nan)
 
     def time_to_stay_below(self, error: float) -> float:
         """Seconds after which the error stays below ``error``; infinite if it never does."""

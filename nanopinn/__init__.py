@@ -48,6 +48,7 @@ _PUBLIC = {
     "MapFiles": "nanopinn.studies.tissue_source",
     "SimulationSettings": "nanopinn.settings",
     "run_simulation": "nanopinn.studies.simulate",
+    "format_simulation": "nanopinn.report.treatment_summary",
     "read_formulation": "nanopinn.studies.schedule",
     "build_arms": "nanopinn.studies.arms.arm_specs",
     "ComparisonSettings": "nanopinn.settings",
