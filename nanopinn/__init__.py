@@ -9,7 +9,7 @@ Volumes are paths, NumPy arrays, torch tensors, MetaTensors or nibabel images::
     print(nanopinn.format_summary(study.fit))
 
 Systems of ordinary differential equations are fitted by the same engines; times are in s, or in
-whatever unit the rate is written in::
+the unit of time of the rate::
 
     import torch
 

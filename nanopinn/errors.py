@@ -1,7 +1,7 @@
 """The exceptions a user may see; each has its exit code and reads as one paragraph.
 
 Messages name parameters of the Python API in backticks. The command line and the napari panel
-replace these names by the option or the label that stands for the parameter.
+replace these names by the option or the label of the parameter.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class InputError(NanopinnError):
             separated by ", ".
         found: the value found.
         expected: the value expected.
-        remedy: what the user can do, as a sentence; parameters stand in backticks.
+        remedy: what the user can do, as a sentence; parameters are in backticks.
     """
 
     exit_code = 3

@@ -15,8 +15,8 @@ class FitSettings(BaseModel):
     """Settings of one fit.
 
     Attributes:
-        engine: ``auto`` (fv), ``fv``, or ``krylov`` (polished by fv, with the distance of the two
-            estimates); ``pinn`` runs krylov.
+        engine: ``auto`` (fv), ``fv``, or ``krylov`` (followed by fv, with the distance between
+            the two estimates); ``pinn`` runs krylov.
         preset: accuracy of the fit: ``fast``, ``default`` or ``accurate``.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         seed: of all random numbers.

@@ -1,4 +1,4 @@
-"""The command line: thin, it only calls the workflows."""
+"""The command line: it parses options and calls the use cases."""
 
 from nanopinn.cli.entry import main
 

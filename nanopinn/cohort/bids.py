@@ -22,7 +22,7 @@ _NAME = re.compile(
     re.ASCII,
 )
 IMAGE_SUFFIXES = (".nii.gz", ".nii")
-TABLE_SUFFIXES = (".tsv", ".csv")
+CURVE_TABLE_SUFFIXES = (".tsv", ".csv")
 TUMOUR_LABELS = ("tumour", "tumor")
 
 
@@ -111,7 +111,7 @@ ROLES = (
     Role("ir", "inversion-recovery set", ("IRT1",), distinguishing_entity="inv"),
     Role("t1", "T1 map", ("T1map",), derived=True),
     Role("b1", "B1 map", ("TB1map",)),
-    Role("aif", "arterial input function", ("aif",), endings=TABLE_SUFFIXES),
+    Role("aif", "arterial input function", ("aif",), endings=CURVE_TABLE_SUFFIXES),
     Role(
         "aif",
         "mask of an artery",

@@ -46,7 +46,9 @@ def pipelines_folder() -> Path:
             remedy="Install nanopinn again.",
         )
     if find_spec("snakemake") is None:
-        raise InputError("Snakemake is not installed", remedy="pip install 'nanopinn[pipelines]'.")
+        raise InputError(
+            "Snakemake is not installed", remedy="Install the extra nanopinn[pipelines]."
+        )
     return folder
 
 
@@ -378,8 +380,8 @@ class _SignalForwarder:
             signal.signal(s, handler)
         if self._stop_requested and error is None:
             raise StoppedError(
-                "Interrupted. Finished studies and checkpoints are kept: repeat the same command to"
-                " continue."
+                "Interrupted. Finished studies and checkpoints are kept. Start the same run again"
+                " to continue."
             )
 
 

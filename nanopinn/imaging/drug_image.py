@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 DRUG_UNITS = {"kg/m3": 1.0, "g/L": 1.0, "mg/mL": 1.0, "ug/mL": 1e-3, "mg/L": 1e-3, "ng/mL": 1e-6}
 #: Least positive time and noise.
 _SMALLEST = 1e-12
-QUANTITIES = ("encapsulated", "released", "free", "total")
+DRUG_QUANTITIES = ("encapsulated", "released", "free", "total")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def load_drug_image(
     """
     side, name = read_sidecar(path), sidecar_path(path)
     unit = _read_choice(side, "Units", tuple(DRUG_UNITS), name)
-    quantity = _read_choice(side, "Quantity", QUANTITIES, name)
+    quantity = _read_choice(side, "Quantity", DRUG_QUANTITIES, name)
     time_s = read_sidecar_number(
         side, "TimeAfterDose", name, _SMALLEST, 60 * DAY, "s after the dose"
     )

@@ -19,7 +19,7 @@ from nanopinn.imaging.cest.calibration import is_calibration_file
 from nanopinn.imaging.cest.ph_scan import CestOptions, PhMethod
 from nanopinn.imaging.cest.ratiometric import Contrast
 from nanopinn.imaging.dce.aif import AIF_NAMES, AifSource, ArterialVoxels, list_aif_files
-from nanopinn.imaging.dce.impulse_response import QUANTITIES, KineticQuantity, PlasmaCurve
+from nanopinn.imaging.dce.impulse_response import KINETIC_QUANTITIES, KineticQuantity, PlasmaCurve
 from nanopinn.imaging.dce.kinetic_maps import KineticMaps
 from nanopinn.imaging.dce.models import MODELS
 from nanopinn.imaging.dce.signal import Relation
@@ -373,7 +373,7 @@ def tumour_median(imaging: ImagingMaps, values: Array) -> float:
 
 def kinetic_quantities(imaging: ImagingMaps) -> list[tuple[KineticQuantity, Array]]:
     """Every kinetic quantity of the model, with its map."""
-    return [(QUANTITIES[n], np.asarray(m)) for n, m in imaging.kinetics.values.items()]
+    return [(KINETIC_QUANTITIES[n], np.asarray(m)) for n, m in imaging.kinetics.values.items()]
 
 
 def format_imaging_summary(imaging: ImagingMaps) -> str:

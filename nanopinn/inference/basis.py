@@ -16,7 +16,7 @@ from nanopinn.physics.release import PH_WARP_KNOTS
 Array = NDArray[np.float64]
 
 #: Kinds of basis functions of a field: Gaussian radial basis functions, or features of a network.
-Kind = Literal["bumps", "neural"]
+BasisKind = Literal["bumps", "neural"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class FunctionUnknown:
     count: int
     weight_sd: float
     prior_sd: float
-    kind: Kind = "bumps"
+    kind: BasisKind = "bumps"
     length_m: float = 0.0
 
     @property
@@ -51,7 +51,7 @@ class FunctionUnknown:
 
 
 def field_unknown(
-    name: str, shapes: Tensor, prior_sd: float, length_m: float, kind: Kind = "bumps"
+    name: str, shapes: Tensor, prior_sd: float, length_m: float, kind: BasisKind = "bumps"
 ) -> FunctionUnknown:
     """The logarithm of a multiplier in space as an unknown.
 

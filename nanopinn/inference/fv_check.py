@@ -38,7 +38,7 @@ Array = NDArray[np.float64]
 
 #: Relative residual of the linear solves, below the limit of the mass balance and far below the
 #: other limits.
-SOLVER_TOLERANCE = 1e-8
+CHECK_SOLVER_TOLERANCE = 1e-8
 #: Limits of the relative L2 difference of pressure and contrast agent, and of drug.
 FIELD_LIMIT, DRUG_LIMIT = 0.05, 0.10
 #: Limit of the misfit per observation, which allows for the coarse description of the tissue.
@@ -78,7 +78,7 @@ def check_fit(
     progress("check: refined finite volumes", 0.1, {})
     finer = replace(problem, setting=problem.setting.refined(refine))
     forward = ForwardModel(finer.setting, problem.unknowns.scalars)
-    fields = finer.solve(theta, forward, scheme=SDIRK3, tol=SOLVER_TOLERANCE)
+    fields = finer.solve(theta, forward, scheme=SDIRK3, tol=CHECK_SOLVER_TOLERANCE)
     on_voxels = fields.on_parents(refine)
     contrast, pools = on_voxels.contrast, on_voxels.pools
     fit_p = average_subcells(fitted.fields.flow.p, problem.setting.flow_refine)

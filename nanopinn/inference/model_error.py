@@ -74,11 +74,11 @@ def _on_contrast(problem: TumourProblem, theta: Array, fields: Fields, basis: Te
     def source(t: float) -> Tensor:
         # the local response to the bolus is integrated exactly in every cell, so that the time
         # integration solves only for the difference from it (as in ForwardModel.solve_contrast)
-        U0 = relative_influx * local.at(t)
+        U0 = relative_influx * local.at_time(t)
         return maps.PS * U0 - operator(U0)
 
     V = solve_responses(operator, pools.capacity, source, nodes, at)[:, :, 0]
-    V = V + torch.stack([relative_influx[:, 0] * local.at(nodes[i]) for i in at])
+    V = V + torch.stack([relative_influx[:, 0] * local.at_time(nodes[i]) for i in at])
     return problem.contrast.whiten((maps.phi * V).transpose(0, 1)).flatten(1).T
 
 

@@ -27,7 +27,7 @@ from nanopinn.physics.treatment import RADIATION_FACTOR_SYMBOLS, Fraction, rise_
 
 Array = NDArray[np.float64]
 
-NAMES = tuple(RADIATION_FACTOR_SYMBOLS)
+FACTOR_NAMES = tuple(RADIATION_FACTOR_SYMBOLS)
 #: Derivatives of (ln l, ln q) and of ln PS by the logarithms of the factors.
 FLOW_SENSITIVITY = np.array([[0.0, -0.5, 0.5, 0.0, -0.5], [1.0, 1.0, 0.0, 0.0, 1.0]])
 PS_SENSITIVITY = np.array([0.0, 0.0, 0.0, 1.0, 1.0])
@@ -42,7 +42,7 @@ PRESSURE_EVIDENCE_CAVEAT = (
     " Gy it fell in some tumours and rose in others (Multhoff and Vaupel 2012; Roh 1991)."
 )
 #: Contraction from which a factor or a combination counts as informed by the scans.
-MIN_CONTRACTION = 0.5
+MIN_FACTOR_CONTRACTION = 0.5
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def infer_radiation_effect(
     s = effect_at(fractions, scan_s, value("RT_t_peak"))
     mean, covariance = _update_posterior(before, after, s, prior_mean, prior_sd, *flow_prior)
     return RadiationEffect(
-        NAMES,
+        FACTOR_NAMES,
         prior_mean,
         prior_sd,
         mean,
@@ -241,10 +241,12 @@ def describe_radiation_effect(effect: RadiationEffect) -> str:
     factors = [
         name
         for name, c in zip(effect.names, effect.contraction, strict=True)
-        if c >= MIN_CONTRACTION
+        if c >= MIN_FACTOR_CONTRACTION
     ]
     combinations = [
-        name for name, (_, _, c) in observable_combinations(effect).items() if c >= MIN_CONTRACTION
+        name
+        for name, (_, _, c) in observable_combinations(effect).items()
+        if c >= MIN_FACTOR_CONTRACTION
     ]
     return " ".join(
         [

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.inference.basis import (
+    BasisKind,
     FunctionUnknown,
-    Kind,
     centre_shapes,
     field_posterior,
     field_unknown,
@@ -52,7 +52,7 @@ MAX_BASIS_FUNCTIONS = 40
 INFLOW_SD = 0.5
 
 
-def parse_field(text: str) -> tuple[str, Kind]:
+def parse_field(text: str) -> tuple[str, BasisKind]:
     """Name and kind of an unknown field.
 
     Args:

@@ -1,6 +1,6 @@
 """Volumes and tables in memory, with what a file and its sidecar say about them.
 
-:func:`as_volume_source` turns whatever a caller gives for a volume into a path or an
+:func:`as_volume_source` converts a volume argument to a path or an
 :class:`ArrayVolume`; the readers in :mod:`nanopinn.io.volumes` accept either, so that everything
 after reading is the same for files and arrays.
 """
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.io.nifti import Orientation, check_affine, frame_spacing_s, world_affine
 
-#: What a function that wants a volume accepts: a path, a NumPy array or torch tensor, a monai
+#: Volumes that functions accept: a path, a NumPy array or torch tensor, a monai
 #: MetaTensor, a nibabel image, an :class:`ArrayVolume`, or a pair of one of these and a mapping
 #: with the keys of a sidecar (and ``affine``).
 VolumeLike: TypeAlias = Any

@@ -20,7 +20,7 @@ _RUN_INPUTS_FILE = "study.json"
 FAILURE_FILE = "fault.json"
 #: Files that remain of a process that was killed while it wrote.
 _PARTIAL_FILES = ".*.part"
-Kind = TypeVar("Kind")
+Stored = TypeVar("Stored")
 
 #: Whether to continue an interrupted run: no; yes, and refuse where that is impossible; or where a
 #: run of the same inputs and settings left checkpoints ("if available").
@@ -121,7 +121,7 @@ class CheckpointStore:
         write_bytes(self._file(name), to_bytes(value, classes))
         sync_folder(self.folder)
 
-    def get(self, name: str, kind: type[Kind], classes: Iterable[type]) -> Kind | None:
+    def get(self, name: str, kind: type[Stored], classes: Iterable[type]) -> Stored | None:
         """The value that an interrupted run stored under a name; None where there is none.
 
         Args:

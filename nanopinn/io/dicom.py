@@ -146,8 +146,8 @@ def _convert(source: Path, target: Path) -> str:
             found="a folder",
             expected="a 4-D NIfTI with its sidecar",
             remedy=(
-                "Install dcm2niix (apt install dcm2niix, or pip install dcm2niix), or convert the"
-                " scan elsewhere."
+                "Install dcm2niix, which package managers of operating systems and of Python"
+                " offer, or convert the scan elsewhere."
             ),
         )
     list_scan_files(source)

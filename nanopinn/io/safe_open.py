@@ -14,15 +14,19 @@ import re
 import stat
 import tomllib
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import Annotated, Any, BinaryIO, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Strict
 
 from nanopinn.errors import InputError
 
 #: Largest length of a list in a sidecar.
 MAX_LIST_LENGTH = 100_000
+
+#: A number as TOML writes it: no string, no boolean.
+TomlNumber = Annotated[float, Strict()]
 
 
 def is_number(found: object) -> TypeGuard[int | float]:

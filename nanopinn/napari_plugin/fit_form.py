@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nanopinn.results import ScalarEstimate
 
 _CHOICES = {
-    "engine": {"auto": "auto (fv)", "fv": "fv", "krylov": "krylov, polished by fv"},
+    "engine": {"auto": "auto (fv)", "fv": "fv", "krylov": "krylov, then fv"},
     "preset": {"default": "default", "fast": "fast", "accurate": "accurate"},
     "device": {"auto": "auto", "cpu": "CPU", "cuda": "GPU"},
 }
@@ -112,7 +112,7 @@ class FitTab(QWidget):
         self.table.show_parameters(result.scalars)
 
 
-MODELS = {
+MODEL_LABELS = {
     "etofts": "extended Tofts",
     "tofts": "Tofts",
     "patlak": "Patlak",
@@ -131,7 +131,7 @@ class MapsTab(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.model = QComboBox()
-        for name, text in MODELS.items():
+        for name, text in MODEL_LABELS.items():
             self.model.addItem(text, name)
         self.smooth = QCheckBox("Spatial &regularisation of the kinetic maps")
         self.button = QPushButton("Make &maps")

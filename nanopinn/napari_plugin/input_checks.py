@@ -11,7 +11,7 @@ import numpy as np
 
 from nanopinn.errors import InputError
 from nanopinn.napari_plugin.notify import format_for_panel
-from nanopinn.napari_plugin.sources import Source, plugin_metadata
+from nanopinn.napari_plugin.sources import LayerOrFile, plugin_metadata
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class InputCheck:
 NO_MESSAGE = InputCheck(True, "")
 
 
-def check_series(source: Source | None, overrides: Mapping[str, Any]) -> InputCheck:
+def check_series(source: LayerOrFile | None, overrides: Mapping[str, Any]) -> InputCheck:
     """Check axes, frames, timing, TR and flip angle of the dynamic series."""
     if source is None:
         return InputCheck(
@@ -56,7 +56,7 @@ def check_series(source: Source | None, overrides: Mapping[str, Any]) -> InputCh
     return InputCheck(True, f"{frames} frames, {t[0]:g} to {t[-1]:g} s; {scan}.")
 
 
-def check_ph(source: Source | None, assumed: str) -> InputCheck:
+def check_ph(source: LayerOrFile | None, assumed: str) -> InputCheck:
     """Check the pH map or the Z-spectra."""
     if source is None:
         if assumed.strip():
@@ -70,7 +70,7 @@ def check_ph(source: Source | None, assumed: str) -> InputCheck:
     )
 
 
-def check_mask(source: Source | None, series: Source | None) -> InputCheck:
+def check_mask(source: LayerOrFile | None, series: LayerOrFile | None) -> InputCheck:
     """Check the tumour mask."""
     if source is None:
         return InputCheck(True, "Automatic: the largest enhancing region. It is reported.")
@@ -87,7 +87,7 @@ def check_mask(source: Source | None, series: Source | None) -> InputCheck:
     return InputCheck(True, "The mask is on another grid than the series and is resampled.")
 
 
-def check_volumes(sources: list[Source], what: str, key: str) -> InputCheck:
+def check_volumes(sources: list[LayerOrFile], what: str, key: str) -> InputCheck:
     """Check volumes that each need a key in their sidecar."""
     from nanopinn.io.volumes import read_sidecar
 
@@ -107,7 +107,7 @@ def check_volumes(sources: list[Source], what: str, key: str) -> InputCheck:
     return InputCheck(True, f"{len(sources)} volumes." if sources else "")
 
 
-def check_t1(sources: list[Source], value: str) -> InputCheck:
+def check_t1(sources: list[LayerOrFile], value: str) -> InputCheck:
     """Check the native T1: a flip-angle set or a value."""
     if sources:
         found = check_volumes(sources, "flip-angle set", "FlipAngle")
@@ -123,7 +123,7 @@ def check_t1(sources: list[Source], value: str) -> InputCheck:
     return InputCheck(good, "" if good else "T1 is a number in s, such as 1.4.")
 
 
-def shape_of(source: Source) -> tuple[int, ...]:
+def shape_of(source: LayerOrFile) -> tuple[int, ...]:
     """Shape of an input in napari's order of axes.
 
     Raises:
@@ -141,7 +141,9 @@ def shape_of(source: Source) -> tuple[int, ...]:
     return shape[::-1]
 
 
-def _check_image_axes(source: Source, axes: tuple[int, ...], expected: str) -> InputCheck | None:
+def _check_image_axes(
+    source: LayerOrFile, axes: tuple[int, ...], expected: str
+) -> InputCheck | None:
     """Message if a source is not an image with one of these numbers of axes; otherwise None."""
     kind = "image" if source.layer is None else source.layer._type_string
     if kind != "image":
@@ -157,12 +159,12 @@ def _check_image_axes(source: Source, axes: tuple[int, ...], expected: str) -> I
     )
 
 
-def _path(source: Source) -> Path:
+def _path(source: LayerOrFile) -> Path:
     known = plugin_metadata(source.layer)
     return source.file or Path(known.get("file", f"{source.name}.nii"))
 
 
-def _pixdim4(source: Source) -> float:
+def _pixdim4(source: LayerOrFile) -> float:
     """Frame spacing in the header, s."""
     if source.layer is not None:
         units = str(source.layer.units[0]) if len(source.layer.units) == 4 else ""

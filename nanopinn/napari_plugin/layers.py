@@ -266,7 +266,7 @@ def vectors_layer(
 #: Quantities of the treatment arms: file in the folder of the arm, and description. The first is
 #: shown first. The names of the kill models equal those of the physics, whose import is too slow
 #: for the window.
-QUANTITIES = {
+ARM_QUANTITIES = {
     "fields/intracellular": "intracellular drug",
     "fields/free": "free drug",
     "fields/encapsulated": "encapsulated drug",
@@ -288,7 +288,7 @@ def comparison_layer_readers(folder: Path) -> list[Callable[[], LayerData]]:
     """Functions that read each layer of a comparison, the first quantity on top."""
     arms = list(json.loads((folder / "comparison.json").read_text(encoding="utf-8"))["arms"])
     found: list[Callable[[], LayerData]] = []
-    for quantity in reversed(QUANTITIES):
+    for quantity in reversed(ARM_QUANTITIES):
         there = [a for a in arms if (folder / a / f"{quantity}.nii.gz").is_file()]
         found += [
             partial(_layer, folder, arm, arms.index(arm), quantity, tuple(there)) for arm in there
@@ -305,7 +305,7 @@ def _layer(
     path = folder / arm / f"{quantity}.nii.gz"
     values, affine, _ = read_array(path)
     side = read_sidecar(path)
-    unit, first = side.get("Unit", ""), quantity == next(iter(QUANTITIES))
+    unit, first = side.get("Unit", ""), quantity == next(iter(ARM_QUANTITIES))
     known = {
         "folder": str(folder),
         "file": str(path),
@@ -314,7 +314,7 @@ def _layer(
         "quantity_path": quantity,
         "description": side["Description"],
     }
-    name = f"{arm}: {QUANTITIES[quantity]}"
+    name = f"{arm}: {ARM_QUANTITIES[quantity]}"
     if values.ndim == 4:
         at = [f"{t / 3600:g} h after the dose" for t in side["FrameTimes"]]
         made = stack_layer(

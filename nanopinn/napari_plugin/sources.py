@@ -86,7 +86,7 @@ def _frame_spacing(dimensions: int, attributes: dict[str, Any]) -> float:
 
 
 @dataclass(frozen=True)
-class Source:
+class LayerOrFile:
     """One input: an open layer or a file.
 
     Attributes:
@@ -129,7 +129,7 @@ def unmodified_source_file(layer: Any) -> Path | None:
     return path if checksum(layer.data) == known["checksum"] else None
 
 
-def export_to_file(source: Source, folder: Path, reference: Any = None) -> Path:
+def export_to_file(source: LayerOrFile, folder: Path, reference: Any = None) -> Path:
     """File of an input; a layer without an unmodified file is written.
 
     Args:

@@ -28,7 +28,7 @@ from qtpy.QtWidgets import (
 
 from nanopinn.errors import InputError
 from nanopinn.napari_plugin import input_checks as checks
-from nanopinn.napari_plugin.sources import Source, export_to_file, plugin_metadata
+from nanopinn.napari_plugin.sources import LayerOrFile, export_to_file, plugin_metadata
 
 if TYPE_CHECKING:
     import napari
@@ -70,10 +70,10 @@ class SourceBox(QComboBox):
         self.activated.connect(self._chosen)
         self.refresh()
 
-    def source(self) -> Source | None:
+    def source(self) -> LayerOrFile | None:
         """The chosen input."""
         found = self.currentData()
-        return found if isinstance(found, Source) else None
+        return found if isinstance(found, LayerOrFile) else None
 
     def refresh(self) -> None:
         """List the open layers and the files; keep the choice if it still exists.
@@ -81,8 +81,8 @@ class SourceBox(QComboBox):
         Without a choice of the user, a layer with a role of this box is chosen.
         """
         before = self.source()
-        options = [Source(layer) for layer in selectable_layers(self.viewer)] + [
-            Source(file=f) for f in self.files
+        options = [LayerOrFile(layer) for layer in selectable_layers(self.viewer)] + [
+            LayerOrFile(file=f) for f in self.files
         ]
         self.blockSignals(True)
         self.clear()
@@ -105,7 +105,7 @@ class SourceBox(QComboBox):
         self.blockSignals(False)
         self.changed.emit()
 
-    def choose(self, source: Source | None) -> None:
+    def choose(self, source: LayerOrFile | None) -> None:
         """Choose an input as the user does."""
         if source is not None and source.file is not None and source.file not in self.files:
             self.files.append(source.file)
@@ -121,7 +121,7 @@ class SourceBox(QComboBox):
             self.changed.emit()
             return
         name, _ = QFileDialog.getOpenFileName(self, f"Choose a file: {self.roles[0]}", "", _FILES)
-        self.choose(Source(file=Path(name)) if name else None)
+        self.choose(LayerOrFile(file=Path(name)) if name else None)
 
 
 class SourceList(QWidget):
@@ -145,7 +145,7 @@ class SourceList(QWidget):
         self.list.itemChanged.connect(lambda _: self.changed.emit())
         self.refresh()
 
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[LayerOrFile]:
         """The checked inputs."""
         items = [self.list.item(i) for i in range(self.list.count())]
         return [
@@ -162,7 +162,7 @@ class SourceList(QWidget):
         self.list.blockSignals(True)
         self.list.clear()
         open_now = [
-            Source(x)
+            LayerOrFile(x)
             for x in selectable_layers(self.viewer)
             if x._type_string == "image" and x.ndim == 3
         ]
@@ -181,10 +181,10 @@ class SourceList(QWidget):
     def add_files(self, paths: list[Path]) -> None:
         """Add files, and check them."""
         for path in paths:
-            self._append(Source(file=path), Qt.CheckState.Checked)
+            self._append(LayerOrFile(file=path), Qt.CheckState.Checked)
         self.changed.emit()
 
-    def _append(self, source: Source, state: Qt.CheckState) -> None:
+    def _append(self, source: LayerOrFile, state: Qt.CheckState) -> None:
         item = QListWidgetItem(source.name)
         item.setData(Qt.ItemDataRole.UserRole, source)
         item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)

@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 )
 
 from nanopinn.errors import InputError
-from nanopinn.napari_plugin.layers import QUANTITIES, ClusterCurves, read_cluster_curves
+from nanopinn.napari_plugin.layers import ARM_QUANTITIES, ClusterCurves, read_cluster_curves
 from nanopinn.napari_plugin.voxel_chart import COLOURS, Chart, Line
 from nanopinn.napari_plugin.worker import RunBar
 
@@ -74,7 +74,7 @@ class TherapyTab(QWidget):
         self.button.clicked.connect(lambda: self.requested.emit(self.settings()))
         self.bar = RunBar()
         self.quantity_box = QComboBox()
-        for quantity, text in QUANTITIES.items():
+        for quantity, text in ARM_QUANTITIES.items():
             self.quantity_box.addItem(text, quantity)
         self.quantity_box.currentIndexChanged.connect(
             lambda _: self.quantity_selected.emit(self.quantity_box.currentData())

@@ -408,7 +408,7 @@ def make_phantom_dataset(
         write_json(part / "participants.json", columns)
         write_bytes(
             part / "README",
-            b"Synthetic tumours simulated by nanopinn phantom; the truth is in sourcedata.\n"
+            b"Synthetic tumours simulated by nanopinn; the truth is in sourcedata.\n"
             b"No person was scanned.\n",
         )
         named = ((part, "nanopinn phantoms"), (part / MASKS, "true masks of nanopinn phantoms"))

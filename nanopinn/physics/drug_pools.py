@@ -100,7 +100,7 @@ class DrugPool:
         volume: to which its concentration refers: interstitial fluid, tissue (drug in cells) or
             plasma of the microvessels.
         encapsulated: whether the drug is inside carriers.
-        included: whether options ask for it.
+        included: whether the options include it.
         add: adds its capacity, transport, exchange and reactions to an assembler.
     """
 

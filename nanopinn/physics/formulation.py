@@ -101,7 +101,7 @@ class PlasmaDrug:
         return self.free.scaled(self.fb)
 
 
-#: Symbols by which the tumour model knows the quantities of a carrier.
+#: Symbols of the quantities of a carrier in the tumour model.
 TISSUE_PARAMETER_SYMBOLS = {
     "permeability": "PS_l",
     "transmission": "leak_l",

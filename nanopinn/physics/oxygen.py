@@ -102,7 +102,7 @@ class OxygenZones:
     Attributes:
         proliferating: fraction with enough oxygen to divide.
         quiescent: fraction that is hypoxic and alive.
-        necrotic: fraction that died for want of oxygen.
+        necrotic: fraction that died from lack of oxygen.
         r_hypoxia: outer radius of the proliferating zone, m.
         r_necrosis: outer radius of the living zone, m.
     """

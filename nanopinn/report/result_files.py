@@ -21,7 +21,7 @@ from nanopinn.io.volumes import sync_folder, write_bytes, write_json, write_volu
 from nanopinn.results import FieldEstimate, MapEstimate
 
 Array = NDArray[np.float64]
-TABLE_SUFFIXES = (".json", ".tsv")
+RESULT_TABLE_SUFFIXES = (".json", ".tsv")
 _PACKAGES = ("nanopinn", "torch", "numpy", "scipy", "nibabel", "monai")
 
 
@@ -90,13 +90,13 @@ def reserve_table_file(out: Path | None, *, overwrite: bool) -> Iterator[None]:
     if out is None:
         yield
         return
-    if out.suffix not in TABLE_SUFFIXES:
+    if out.suffix not in RESULT_TABLE_SUFFIXES:
         raise InputError(
             "not the name of a table",
             file=out,
             field="out",
             found=out.suffix,
-            expected=" or ".join(TABLE_SUFFIXES),
+            expected=" or ".join(RESULT_TABLE_SUFFIXES),
         )
     with reserve_output_file(out, overwrite=overwrite):
         yield

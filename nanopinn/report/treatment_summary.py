@@ -12,7 +12,7 @@ _HEAT_EFFECTS = (
     "Heat also lowers the driving pressure of vessels (factor {p_e:g} at the end of a heating, for"
     " {hours:g} h) and raises the permeability of their walls to the carrier (factor {P:g},"
     " recovering with a time constant of {t:g} h). These are medians of wide priors from mice,"
-    " whatever the temperature and duration."
+    " and the same for every temperature and duration."
 )
 
 

@@ -1,6 +1,6 @@
 """What a fit returns: estimates with their priors, engine runs, the check, maps and fields.
 
-Frozen data classes. Functions that compute from them stand in :mod:`nanopinn.inference`, functions
+Frozen data classes. Functions that compute from them are in :mod:`nanopinn.inference`, functions
 that format them in :mod:`nanopinn.report`.
 """
 

@@ -83,14 +83,14 @@ class ContrastAdjoint:
         self.relative_inflow = self.operator.inflow[0, 0][None] / self.maps.PS
 
         def smooth(t: float) -> Tensor:
-            U0 = self.relative_inflow * self.local.at(t)
+            U0 = self.relative_inflow * self.local.at_time(t)
             return self.maps.PS * U0 - self.operator(U0)
 
         one = replace(self.operator, inflow={(0, 0): torch.ones_like(self.maps.PS)})
         self.evolution = _integrate_given_steps(
             [Interval(nodes[0], nodes[-1], one, pools.capacity, smooth)], nodes
         )
-        self.U0 = torch.stack([self.local.at(nodes[i]) for i in self.at])
+        self.U0 = torch.stack([self.local.at_time(nodes[i]) for i in self.at])
         plasma = np.interp(frame_times, aif.times_s, aif.plasma_mM, left=0.0)
         of_plasma = (
             self.maps.v_p
@@ -126,7 +126,7 @@ class _BolusGradient(GradientAccumulator):
         self.run = run
 
     def add(self, y: Tensor, U: Tensor, t: float) -> None:
-        A, U0 = self.run.operator, self.run.local.at(t)
+        A, U0 = self.run.operator, self.run.local.at_time(t)
         *of_A, of_inflow = A.gradient(y, U + self.run.relative_inflow * U0, U0[None])
         for total, part in zip(
             self.total,

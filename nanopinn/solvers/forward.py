@@ -29,7 +29,7 @@ from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import Grid, average_subcells, sum_subface_flows
 from nanopinn.solvers.integrate import frame_nodes, split_at_jumps, stage_times, time_key
 from nanopinn.solvers.linear_pools import (
-    Source,
+    SourceTerm,
     Trajectory,
     concatenate_trajectories,
     integrate_fixed_steps,
@@ -91,7 +91,7 @@ class LocalResponse:
         self._index = {time_key(t): i for i, t in enumerate(times)}
         self._values = response.T.reshape(len(times), *maps.phi.shape)
 
-    def at(self, t: float) -> Tensor:
+    def at_time(self, t: float) -> Tensor:
         """The response at one of the times, ``(x, y, z)``, mM."""
         return self._values[self._index[time_key(t)]]
 
@@ -252,7 +252,7 @@ class ForwardModel:
         d_share = None if together is None else together.plasma_source(one) / maps.PS
 
         def source(t: float) -> tuple[Tensor, Tensor | None]:
-            U0 = local.at(t)[None]
+            U0 = local.at_time(t)[None]
             alone = share * U0
             s = maps.PS * alone - operator(alone)
             if together is None or d_share is None:
@@ -263,7 +263,7 @@ class ForwardModel:
         run = integrate_fixed_steps(
             operator, pools.capacity, source, nodes, scheme=scheme, tangent_operators=dAs, tol=tol
         )
-        U0 = torch.stack([local.at(nodes[i]) for i in at])
+        U0 = torch.stack([local.at_time(nodes[i]) for i in at])
         plasma = torch.as_tensor(
             np.interp(frame_times, aif.times_s, aif.plasma_mM, left=0.0), dtype=maps.phi.dtype
         )
@@ -407,7 +407,7 @@ def solve_drug_for_tissues(
 
 def _plasma_source(
     plasma: Sequence[SumOfExponentials], operator: PoolOperator, dAs: Sequence[PoolOperator]
-) -> Source:
+) -> SourceTerm:
     """The source of the pools from plasma curves, and its tangents."""
     together = PoolOperator.stack(dAs) if dAs else None
 

@@ -233,7 +233,7 @@ class _Run:
                 break
             if step is not None:
                 own = step.rates[1:] if self.scheme.explicit_first else step.rates
-                equations.buffers.give_back(step.state, *own)
+                equations.buffers.release(step.state, *own)
             del step
             self.rejected += 1
             self.dt = control.after_rejected(dt, factor)
@@ -259,7 +259,7 @@ class _Run:
             return None, 1e3
         raw = estimate_error(self.scheme, step, dt, equations.buffers)
         error = equations.error_norm(raw, self.state[0], step.state[0], step.w)
-        equations.buffers.give_back((raw,))
+        equations.buffers.release((raw,))
         return step, error
 
     def _take(
@@ -296,7 +296,7 @@ class _Run:
             step.rates[-1] if self.scheme.explicit_first or equations.needs_start_rate else None
         )
         self.on_step(accepted)
-        equations.buffers.give_back(*step.rates[:-1])
+        equations.buffers.release(*step.rates[:-1])
 
 
 def frame_nodes(

@@ -58,7 +58,7 @@ class KroghCylinders:
             )
 
     @classmethod
-    def around(
+    def from_blood_volume(
         cls,
         v_b: Tensor,
         R_c: float | Tensor,
@@ -104,7 +104,7 @@ class KroghCylinders:
             classes: number of Gauss-Hermite nodes.
             cells: number of cells along r.
         """
-        return cls.around(
+        return cls.from_blood_volume(
             v_p / (1 - value("Hct")), value("R_c"), value("spread_Rt"), classes, cells
         )
 

@@ -187,7 +187,7 @@ class MicroscaleModel:
             torch.as_tensor(v("spread_Rt"), dtype=v_b.dtype, device=v_b.device).expand_as(v_b),
             self.classes,
         )
-        return KroghCylinders.around(v_b, v("R_c"), spread, self.classes, self.cells)
+        return KroghCylinders.from_blood_volume(v_b, v("R_c"), spread, self.classes, self.cells)
 
 
 def solve_exposure(

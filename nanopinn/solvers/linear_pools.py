@@ -31,7 +31,7 @@ TANGENT_TOLERANCE_FACTOR = 100.0
 SINGLE_PRECISION_TOLERANCE = 5e-6
 
 #: ``source(t)`` gives ``s`` of shape (pool, x, y, z) and its tangents (m, pool, x, y, z) or None.
-Source = Callable[[float], tuple[Tensor, Tensor | None]]
+SourceTerm = Callable[[float], tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class Trajectory:
 def concatenate_trajectories(runs: Sequence[Trajectory]) -> Trajectory:
     """Join trajectories of which each began where the last one ended.
 
-    The tangents are left out, because a trajectory does not know at which nodes they were kept.
+    The tangents are left out, because a trajectory does not store the nodes at which they were
+    kept.
     """
     times, U = (
         torch.cat([parts[0], *(p[1:] for p in parts[1:])])
@@ -94,7 +95,7 @@ class _LinearPoolEquations(StageEquations):
         self,
         operator: PoolOperator,
         capacity: Tensor,
-        source: Source,
+        source: SourceTerm,
         times: Sequence[float],
         tol: float,
         dA: PoolOperator | None = None,
@@ -153,12 +154,12 @@ class _LinearPoolEquations(StageEquations):
         assert self.stage is not None
         assert self.tangent_stage is not None
         s, ds = self._source_at(t)
-        right = torch.mul(self.capacity, known[0], out=self.buffers.take(known[0]))
+        right = torch.mul(self.capacity, known[0], out=self.buffers.acquire(known[0]))
         right.add_(s, alpha=w)
         U = self._solve(self.stage, right, known, rate, 0, self.tol)
         if self.dA is None:
             return (U,)
-        right = torch.mul(self.tangent_capacity, known[1], out=self.buffers.take(known[1]))
+        right = torch.mul(self.tangent_capacity, known[1], out=self.buffers.acquire(known[1]))
         right.add_(_tangent_forcing(ds, self.dA, U), alpha=w)
         tol = TANGENT_TOLERANCE_FACTOR * self.tol
         return U, self._solve(self.tangent_stage, right, known, rate, 1, tol)
@@ -176,11 +177,11 @@ class _LinearPoolEquations(StageEquations):
         guess = known[part]
         if rate is not None:
             guess = torch.add(
-                known[part], rate[part], alpha=self.w, out=self.buffers.take(known[part])
+                known[part], rate[part], alpha=self.w, out=self.buffers.acquire(known[part])
             )
         found, iterations = solver.solve(right, guess, tol=tol, overwrite=True)
         if rate is not None:
-            self.buffers.give_back((guess,))
+            self.buffers.release((guess,))
         self.iterations += iterations
         return found
 
@@ -199,7 +200,7 @@ def _tangent_forcing(ds: Tensor | None, dA: PoolOperator, U: Tensor) -> Tensor:
 def integrate_fixed_steps(
     operator: PoolOperator,
     capacity: Tensor,
-    source: Source,
+    source: SourceTerm,
     times: Sequence[float],
     *,
     scheme: Scheme = TR_BDF2,

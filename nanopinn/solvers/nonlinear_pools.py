@@ -264,14 +264,14 @@ class _PoolEquations(StageEquations):
         shared.capacity = interval.capacity
 
     def rate(self, t: float, y: State) -> State:
-        out = self.buffers.take(y[0])
+        out = self.buffers.acquire(y[0])
         return (self.interval.rate(y[0], t, out).div_(self.interval.capacity),)
 
     def solve_stage(
         self, stage: int, t: float, w: float, known: State, rate: State | None
     ) -> State:
         """Newton's method on ``capacity (U - known) = w rate(U, t)``."""
-        U = self.buffers.take(known[0])
+        U = self.buffers.acquire(known[0])
         if rate is None:
             U.copy_(known[0])
         else:
@@ -280,10 +280,10 @@ class _PoolEquations(StageEquations):
         # of them
         throughput = self.interval.operator.throughput(U)
         rounding = 4 * torch.finfo(U.dtype).eps * w * throughput
-        newton = _StageNewton(self, t, w, known[0], rounding, self.buffers.take(known[0]))
+        newton = _StageNewton(self, t, w, known[0], rounding, self.buffers.acquire(known[0]))
         equation = NewtonEquation(newton.residual, newton.correct, newton.residual_is_small)
         U = solve_newton(equation, U, 20 if self.interval.correction is None else 200, t)
-        self.buffers.give_back((newton.out,))
+        self.buffers.release((newton.out,))
         return (U,)
 
     def stage_solver(self, U: Tensor, w: float) -> StageSolver:

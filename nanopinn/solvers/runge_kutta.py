@@ -98,12 +98,12 @@ class BufferPool:
     def __init__(self) -> None:
         self._free: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
 
-    def take(self, like: Tensor) -> Tensor:
+    def acquire(self, like: Tensor) -> Tensor:
         """A tensor of the same shape and type, of any content."""
         free = self._free.get((like.shape, like.dtype))
         return free.pop() if free else torch.empty_like(like)
 
-    def give_back(self, *states: State) -> None:
+    def release(self, *states: State) -> None:
         """Release tensors that nothing else refers to."""
         for state in states:
             for t in state:
@@ -229,7 +229,7 @@ def take_step(
         if keep_stages:
             stages.append(state)
         elif i + 1 < len(scheme.a):
-            buffers.give_back(state)
+            buffers.release(state)
     return RungeKuttaStep(state, rates, tuple(stages), integrals, w)
 
 
@@ -237,7 +237,7 @@ def _known_terms(
     start: State, row: Sequence[float], rates: Sequence[State], dt: float, buffers: BufferPool
 ) -> State:
     """``y + dt sum_j a_ij k_j`` over the earlier stages."""
-    known = tuple(buffers.take(y).copy_(y) for y in start)
+    known = tuple(buffers.acquire(y).copy_(y) for y in start)
     for a, rate in zip(row, rates, strict=False):
         for total, k in zip(known, rate, strict=True):
             total.add_(k, alpha=dt * a)
@@ -261,7 +261,7 @@ def estimate_error(scheme: Scheme, step: RungeKuttaStep, dt: float, buffers: Buf
     """
     if scheme.error is None:
         raise ValueError(f"{scheme.name} has no embedded error estimate: give the time nodes")
-    error = buffers.take(step.state[0]).zero_()
+    error = buffers.acquire(step.state[0]).zero_()
     for e, rate in zip(scheme.error, step.rates, strict=True):
         error.add_(rate[0], alpha=dt * e)
     return error
@@ -273,7 +273,7 @@ class NewtonEquation(Generic[Vector]):
 
     Attributes:
         residual: R at Y.
-        correct: the correction that a residual at Y asks for.
+        correct: the correction of Y for a residual.
         residual_is_small: whether Y is accepted for its residual, before a correction.
         correction_is_small: whether Y is accepted for its last correction.
     """

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.drug_image import DRUG_UNITS, QUANTITIES, DrugImage
+from nanopinn.imaging.drug_image import DRUG_QUANTITIES, DRUG_UNITS, DrugImage
 from nanopinn.inference.device import choose_device
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.observations import DrugObservation, Quantity
@@ -35,7 +35,7 @@ from nanopinn.studies.planned_scan import simulate_planned_scan
 
 Array = NDArray[np.float64]
 
-assert set(QUANTITIES) == set(get_args(Quantity))
+assert set(DRUG_QUANTITIES) == set(get_args(Quantity))
 
 #: Candidates where none are given: what two kinds of label show, from 0.5 to 72 h.
 CANDIDATE_QUANTITIES: tuple[Quantity, ...] = ("encapsulated", "released")
@@ -98,12 +98,12 @@ def parse_planned_image(text: str, noise: float, field: str) -> PlannedImage:
     if parts is None:
         raise InputError("not a planned drug image", field=field, found=text, expected=_FORM)
     quantity, hours, noise_text = parts.groups()
-    if quantity not in QUANTITIES:
+    if quantity not in DRUG_QUANTITIES:
         raise InputError(
             "the quantity of an image is unknown",
             field=field,
             found=quantity,
-            expected=" or ".join(QUANTITIES),
+            expected=" or ".join(DRUG_QUANTITIES),
         )
     t = _parse_finite_number(hours)
     if t is None or not 0 < t <= _LATEST_H:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from nanopinn.errors import InputError
-from nanopinn.io.safe_open import read_toml
+from nanopinn.io.safe_open import TomlNumber, read_toml
 from nanopinn.parameters import HOUR, MG, MINUTE, PARAMETERS, ZERO_CELSIUS
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import (
@@ -122,11 +122,9 @@ def read_formulation(path: str | Path) -> Formulation:
     return replace(found, file=path)
 
 
-#: A number as TOML writes it: no string, no boolean.
-Number = Annotated[float, Strict()]
 #: Longest treatment, h (two years), and largest number of entries of one kind.
 MAX_DURATION_H, MAX_ENTRIES = 17520.0, 1000
-Hours = Annotated[Number, Field(ge=0, le=MAX_DURATION_H)]
+Hours = Annotated[TomlNumber, Field(ge=0, le=MAX_DURATION_H)]
 
 
 class _Table(BaseModel):
@@ -134,29 +132,29 @@ class _Table(BaseModel):
 
 
 class _Patient(_Table):
-    body_surface_m2: Number = Field(ge=0.1, le=4)
+    body_surface_m2: TomlNumber = Field(ge=0.1, le=4)
 
 
 class _Dose(_Table):
     formulation: str
     start_h: Hours
-    amount_mg: Number | None = Field(None, gt=0)
-    mg_per_m2: Number | None = Field(None, gt=0)
-    infusion_min: Number = Field(0.0, ge=0, le=MAX_DURATION_H * MINUTE)
+    amount_mg: TomlNumber | None = Field(None, gt=0)
+    mg_per_m2: TomlNumber | None = Field(None, gt=0)
+    infusion_min: TomlNumber = Field(0.0, ge=0, le=MAX_DURATION_H * MINUTE)
 
 
 class _Heat(_Table):
     start_h: Hours
-    minutes: Number = Field(gt=0, le=MAX_DURATION_H * MINUTE)
-    temperature_C: Number | None = Field(None, ge=37, le=60)
+    minutes: TomlNumber = Field(gt=0, le=MAX_DURATION_H * MINUTE)
+    temperature_C: TomlNumber | None = Field(None, ge=37, le=60)
     file: Path | None = None
-    ramp_min: Number = Field(0.0, ge=0, le=MAX_DURATION_H * MINUTE)
+    ramp_min: TomlNumber = Field(0.0, ge=0, le=MAX_DURATION_H * MINUTE)
     mode: Literal["imposed", "pennes"] = "imposed"
 
 
 class _Radiation(_Table):
     time_h: Hours
-    dose_Gy: Number = Field(gt=0, le=100)
+    dose_Gy: TomlNumber = Field(gt=0, le=100)
 
 
 class _Imaging(_Table):
@@ -164,7 +162,7 @@ class _Imaging(_Table):
 
 
 class _Run(_Table):
-    end_h: Number = Field(gt=0, le=MAX_DURATION_H)
+    end_h: TomlNumber = Field(gt=0, le=MAX_DURATION_H)
     heat_effects: Annotated[bool, Strict()] = True
 
 

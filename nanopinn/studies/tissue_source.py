@@ -72,7 +72,7 @@ class MapFiles:
                 held = as_volume_source(given, f.name, affine=affine)
                 object.__setattr__(self, f.name, held)
                 if affine is None and isinstance(held, ArrayVolume):
-                    affine = held.affine  # of Ktrans, for maps that bring none
+                    affine = held.affine  # of Ktrans, for maps without one
 
 
 @dataclass(frozen=True)

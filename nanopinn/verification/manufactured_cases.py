@@ -20,8 +20,8 @@ from nanopinn.verification.case import VerificationCase, order_of_convergence
 #: Edges of the box, m.
 BOX = (6e-3, 4e-3, 3e-3)
 #: Cells of the coarsest grid, which are not cubes.
-CELLS = (8, 10, 6)
-SOURCE = "manufactured solution"
+COARSEST_SHAPE = (8, 10, 6)
+MANUFACTURED_SOLUTION = "manufactured solution"
 Field = Callable[[Tensor], Tensor]
 
 
@@ -133,7 +133,9 @@ def _orders(
     """The order between the finer two of three grids; a second-order scheme must reach 1.9."""
     observed = order_of_convergence(errors[1], errors[2])
     quantity = f"order; errors {errors[0]:.1e} {errors[1]:.1e} {errors[2]:.1e}"
-    return [VerificationCase("V11", name, quantity, observed, order, tolerance, SOURCE)]
+    return [
+        VerificationCase("V11", name, quantity, observed, order, tolerance, MANUFACTURED_SOLUTION)
+    ]
 
 
 def _transport_error(factor: int, advection: Advection, D: float, speed: float) -> float:
@@ -198,7 +200,7 @@ def _transport(
 
 def _grid(factor: int) -> tuple[Grid, Tensor]:
     """A grid refined by ``factor``, and the centres of its cells, ``(x, y, z, 3)``, m."""
-    nx, ny, nz = (factor * n for n in CELLS)
+    nx, ny, nz = (factor * n for n in COARSEST_SHAPE)
     grid = Grid((nx, ny, nz), (BOX[0] / nx, BOX[1] / ny, BOX[2] / nz))
     axes = [
         (torch.arange(n, dtype=torch.float64) + 0.5) * h

@@ -268,8 +268,8 @@ class Vessel:
 
 
 #: ng per kg, ug/mL per kg/m3.
-SETTING = "90 mg bolus, R_t 100 um, phi .3, pH 7.4"
-SOURCE = "a prototype of this model in other code, whose vessels tissue does not deplete"
+REFERENCE_SETTING = "90 mg bolus, R_t 100 um, phi .3, pH 7.4"
+REFERENCE_SOURCE = "a prototype of this model in other code, whose vessels tissue does not deplete"
 #: Reference runs with minutes of heating: mean of all drug outside carriers at 60 min in ug/mL,
 #: half-distance of the peak in cells in um, peak in cells at the wall and at 50 um in ng per 1e5
 #: cells.
@@ -283,7 +283,7 @@ REFERENCES: tuple[tuple[str, Formulation, float, dict[str, float]], ...] = (
     ),
     ("LTSL, 15 min at 42 C", THERMOSENSITIVE, 15.0, {"mean": 2.10, "at 50 um": 0.23}),
 )
-QUANTITIES = {
+REFERENCE_QUANTITIES = {
     "mean": "drug outside carriers at 60 min, ug/mL",
     "half": "half-distance of the peak in cells, um",
     "wall": "peak in cells at the wall, ng/1e5 cells",
@@ -300,16 +300,18 @@ def reference_runs() -> list[VerificationCase]:
     for name, formulation, minutes, references in REFERENCES:
         for depleted in (False, True):
             observed = _observe(Vessel(formulation, minutes * MINUTE, depleted=depleted))
-            setting_text = "with depletion of the vessel by tissue" if depleted else SETTING
+            setting_text = (
+                "with depletion of the vessel by tissue" if depleted else REFERENCE_SETTING
+            )
             for key, reference in references.items():
                 case = VerificationCase(
                     "REF",
                     f"{name}, {setting_text}",
-                    QUANTITIES[key],
+                    REFERENCE_QUANTITIES[key],
                     observed[key],
                     reference,
                     0.2 * reference,
-                    SOURCE,
+                    REFERENCE_SOURCE,
                 )
                 found.append(case if not depleted else _as_bracket(case))
     return found
@@ -330,7 +332,7 @@ def _as_bracket(case: VerificationCase) -> VerificationCase:
 
 
 def _observe(vessel: Vessel) -> dict[str, float]:
-    """The quantities of :data:`QUANTITIES`."""
+    """The quantities of :data:`REFERENCE_QUANTITIES`."""
     run, exposure = vessel.run([HOUR])
     wall, far = (
         interpolate_at_distances(
@@ -382,7 +384,7 @@ def published_ratios() -> list[VerificationCase]:
     found.append(
         VerificationCase(
             "TX",
-            f"ranking, {SETTING}",
+            f"ranking, {REFERENCE_SETTING}",
             quantity,
             ranked,
             1.0,
@@ -398,7 +400,14 @@ def _ratio(
     name: str, quantity: str, observed: float, published: float, source: str
 ) -> VerificationCase:
     return VerificationCase(
-        "TX", f"{name}, {SETTING}", quantity, observed, published, published / 3, source, "bracket"
+        "TX",
+        f"{name}, {REFERENCE_SETTING}",
+        quantity,
+        observed,
+        published,
+        published / 3,
+        source,
+        "bracket",
     )
 
 

@@ -69,7 +69,7 @@ def test_without_dcm2niix_a_dicom_folder_is_refused_with_a_remedy(
         open_series(tmp_path),
     ):
         pass
-    assert "apt install dcm2niix" in str(caught.value)
+    assert "Install dcm2niix" in str(caught.value)
 
 
 def test_dcm2niix_converts_a_dicom_folder_without_leftovers(

@@ -19,7 +19,7 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QApplication, QCheckBox, QComboBox, QLineEdit, QListWidget, QPushButton
 
 from nanopinn.napari_plugin.layers import from_napari_axes, map_layer
-from nanopinn.napari_plugin.sources import Source, export_to_file, plugin_metadata
+from nanopinn.napari_plugin.sources import LayerOrFile, export_to_file, plugin_metadata
 
 
 class Heart:
@@ -183,7 +183,7 @@ def test_mask_drawn_in_napari_marks_the_same_voxels_in_its_file(
     drawn = viewer.layers[-1]
     assert drawn.data.shape == viewer.layers["dce"].data.shape
     drawn.data[3, 2, 4, 6] = 1
-    path = export_to_file(Source(drawn), panel.folder / "inputs", viewer.layers["dce"])
+    path = export_to_file(LayerOrFile(drawn), panel.folder / "inputs", viewer.layers["dce"])
     image = nib.load(path)
     np.testing.assert_array_equal(np.argwhere(image.get_fdata() > 0), [[6, 4, 2]])
     np.testing.assert_allclose(image.affine, nib.load(study / "dce.nii.gz").affine, atol=1e-6)

@@ -56,7 +56,7 @@ def test_arms_are_shown_together_and_a_click_shows_penetration(
     assert finished(panel, 200)
     assert (
         "lethal exposure" in therapy.message_label.text()
-        or "the question does not arise" in therapy.message_label.text()
+        or "the question cannot be answered" in therapy.message_label.text()
     )
     seen = [x for x in viewer.layers if x.visible]
     assert [plugin_metadata(x)["quantity_path"] for x in seen] == ["fields/intracellular"] * 2

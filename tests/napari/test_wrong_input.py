@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import finished, open_study, until, words
 
-from nanopinn.napari_plugin.sources import Source
+from nanopinn.napari_plugin.sources import LayerOrFile
 
 
 def test_empty_viewer_says_what_is_required(
@@ -32,7 +32,7 @@ def test_volume_as_series_is_refused_below_its_field(
     viewer: napari.Viewer, panel: Any, said: list[Any]
 ) -> None:
     viewer.add_image(np.ones((4, 5, 6)), name="one volume")
-    panel.study.dce.choose(Source(viewer.layers[0]))
+    panel.study.dce.choose(LayerOrFile(viewer.layers[0]))
     assert (
         panel.study.messages["dce"].text()
         == "one volume has 3 axes; a series has four axes (t, z, y, x)."
@@ -43,7 +43,7 @@ def test_volume_as_series_is_refused_below_its_field(
 
 def test_labels_layer_is_refused_as_series(viewer: napari.Viewer, panel: Any) -> None:
     viewer.add_labels(np.ones((7, 4, 5, 6), dtype=int), name="drawing")
-    panel.study.dce.choose(Source(viewer.layers[0]))
+    panel.study.dce.choose(LayerOrFile(viewer.layers[0]))
     assert "drawing is a labels layer, which holds no signal" in panel.study.messages["dce"].text()
 
 
@@ -51,7 +51,7 @@ def test_series_without_timing_is_accepted_once_values_are_entered(
     viewer: napari.Viewer, panel: Any
 ) -> None:
     viewer.add_image(np.random.default_rng(0).random((8, 4, 5, 6)), name="bare")
-    panel.study.dce.choose(Source(viewer.layers[0]))
+    panel.study.dce.choose(LayerOrFile(viewer.layers[0]))
     assert panel.study.problems
     for key, value in (
         ("RepetitionTime", "5"),
@@ -69,7 +69,7 @@ def test_empty_mask_is_reported_before_the_run(
 ) -> None:
     open_study(viewer, study, "dce")
     viewer.add_labels(np.zeros((8, 12, 12), dtype=int), name="nothing drawn")
-    panel.study.tumour.choose(Source(viewer.layers[-1]))
+    panel.study.tumour.choose(LayerOrFile(viewer.layers[-1]))
     assert "nothing drawn is empty" in panel.study.messages["mask"].text()
 
 
@@ -78,7 +78,7 @@ def test_mask_outside_the_scan_is_reported(
 ) -> None:
     open_study(viewer, study, "dce", "vfa_fa02", "vfa_fa10", "vfa_fa20")
     viewer.add_labels(np.ones((3, 3, 3), dtype=int), name="far away", translate=(500, 500, 500))
-    panel.study.tumour.choose(Source(viewer.layers[-1]))
+    panel.study.tumour.choose(LayerOrFile(viewer.layers[-1]))
     assert "another grid" in panel.study.messages["mask"].text()
     before = len(viewer.layers)
     panel.maps.button.click()

@@ -11,7 +11,7 @@ import pytest
 
 from nanopinn.io.volumes import write_volume
 from nanopinn.napari_plugin.layers import (
-    QUANTITIES,
+    ARM_QUANTITIES,
     affine_to_reference_world,
     from_napari_axes,
     layer_transform,
@@ -141,4 +141,4 @@ def test_role_of_a_file_is_inferred(
 def test_the_names_of_the_kill_models_are_those_of_the_physics() -> None:
     for key, model in KILL_MODELS.items():
         quantity = f"maps/lethal_beyond_{key}"
-        assert QUANTITIES[quantity] == f"lethal fraction far from vessels, {model.name}"
+        assert ARM_QUANTITIES[quantity] == f"lethal fraction far from vessels, {model.name}"

@@ -180,7 +180,7 @@ def test_missing_snakemake_is_reported_with_its_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nanopinn.cohort.snakemake.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'nanopinn\[pipelines\]'"):
+    with pytest.raises(InputError, match=r"Install the extra nanopinn\[pipelines\]"):
         Workflow("cohort", tmp_path)
 
 

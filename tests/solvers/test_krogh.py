@@ -94,7 +94,9 @@ def test_with_fast_diffusion_a_cylinder_is_the_voxel(vessels: bool) -> None:
     """
     pools, v_b = clusters(4, DrugPoolOptions(bound=True, saturable=True, vessels=vessels))
     times = [600.0, 3600.0, 14400.0]
-    found = around(faster(pools, 1e4), KroghCylinders.around(v_b, 1e-5, 0.0, classes=1), times)
+    found = around(
+        faster(pools, 1e4), KroghCylinders.from_blood_volume(v_b, 1e-5, 0.0, classes=1), times
+    )
     torch.testing.assert_close(found.mean, voxels(pools, times), rtol=2e-3, atol=1e-12)
     assert found.mass_balance_error < 1e-10
 
@@ -104,7 +106,9 @@ def test_a_cylinder_takes_up_less_than_the_well_mixed_voxel_at_first() -> None:
     pools, v_b = clusters(4, DrugPoolOptions(bound=True, saturable=True))
     mixed = voxels(pools, [1200.0])[0, 1:].sum(0)
     slow, fast = (
-        around(faster(pools, f), KroghCylinders.around(v_b, 1e-5, 0.0, classes=1), [1200.0])
+        around(
+            faster(pools, f), KroghCylinders.from_blood_volume(v_b, 1e-5, 0.0, classes=1), [1200.0]
+        )
         for f in (1.0, 10.0)
     )
     assert torch.all(slow.pool("intracellular")[0, :, 0].diff(dim=-1) < 0)
@@ -176,7 +180,7 @@ def test_free_and_cellular_drug_around_a_vessel_are_scipys() -> None:
 
 def test_classes_keep_blood_volume_surface_and_tissue() -> None:
     v_b = torch.tensor([0.01, 0.04, 0.08], dtype=torch.float64)
-    c = KroghCylinders.around(v_b, 1e-5, 0.3, classes=5)
+    c = KroghCylinders.from_blood_volume(v_b, 1e-5, 0.3, classes=5)
     torch.testing.assert_close(1e-10 / (c.vessels * c.R_t**2).sum(-1), v_b)
     torch.testing.assert_close(
         (c.tissue_fractions * c.relative_vessel_density).sum(-1), torch.ones_like(v_b)
@@ -195,7 +199,9 @@ def test_more_classes_change_the_mean_ever_less() -> None:
     """Gauss-Hermite: 3 classes are within 2 % of 7 for what is in cells at 20 min."""
     pools, v_b = clusters(2, DrugPoolOptions(bound=True, saturable=True))
     few, many = (
-        around(pools, KroghCylinders.around(v_b, 1e-5, 0.25, classes=n), [1200.0]).mean[0, 3]
+        around(pools, KroghCylinders.from_blood_volume(v_b, 1e-5, 0.25, classes=n), [1200.0]).mean[
+            0, 3
+        ]
         for n in (3, 7)
     )
     torch.testing.assert_close(few, many, rtol=0.02, atol=0.0)
@@ -203,7 +209,9 @@ def test_more_classes_change_the_mean_ever_less() -> None:
 
 def test_tissue_thinner_than_its_vessel_is_refused() -> None:
     with pytest.raises(InputError, match="as wide as the tissue"):
-        KroghCylinders.around(torch.tensor([0.5], dtype=torch.float64), 1e-5, 0.5, classes=5)
+        KroghCylinders.from_blood_volume(
+            torch.tensor([0.5], dtype=torch.float64), 1e-5, 0.5, classes=5
+        )
 
 
 def test_what_filters_in_leaves_when_drained() -> None:
@@ -230,7 +238,7 @@ def test_every_vessel_gives_the_same_and_the_cluster_receives_what_its_voxel_doe
     the cluster.
     """
     v_b = torch.tensor([0.02, 0.05], dtype=torch.float64)
-    cylinders = KroghCylinders.around(v_b, 1e-5, 0.35, classes=4)
+    cylinders = KroghCylinders.from_blood_volume(v_b, 1e-5, 0.35, classes=4)
     PS = torch.tensor([1e-6, 3e-6], dtype=torch.float64)[:, None, None]
     pools = PoolAssembler(("tracer",), torch.ones_like(PS))
     pools.add_transport("tracer", 0.0, 1e-6 * torch.ones_like(PS))
@@ -251,7 +259,9 @@ def test_each_cluster_has_its_own_plasma_and_an_event_changes_what_follows() -> 
     decay nothing is lost.
     """
     two = torch.ones(2, 1, 1, dtype=torch.float64)
-    cylinders = KroghCylinders.around(torch.full((2,), 0.03, dtype=torch.float64), 1e-5, 0.3)
+    cylinders = KroghCylinders.from_blood_volume(
+        torch.full((2,), 0.03, dtype=torch.float64), 1e-5, 0.3
+    )
 
     def pools(decay: float) -> PoolCoefficients:
         system = PoolAssembler(("free",), two)

@@ -57,7 +57,9 @@ def coefficients(theta: Tensor, hot: bool) -> tuple[tuple[Tensor, ...], Interval
         diffusion=diffusion * pools.diffusion,
         transfers=tuple(replace(k, uptake=uptake * k.uptake) for k in pools.transfers),
     )
-    cylinders = KroghCylinders.around(maps.v_p.flatten() / 0.58, 1e-5, 0.3, classes=2, cells=6)
+    cylinders = KroghCylinders.from_blood_volume(
+        maps.v_p.flatten() / 0.58, 1e-5, 0.3, classes=2, cells=6
+    )
     operator, capacity, transfers = krogh_operator(pools, cylinders)
     interval = Interval(
         0.0 if hot else HOUR, HOUR if hot else SAVED[-1], operator, capacity, plasma, transfers

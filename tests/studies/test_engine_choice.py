@@ -35,7 +35,7 @@ class _FvCalledError(Exception):
     ("engine", "expected"),
     [("auto", ["fv"]), ("fv", ["fv"]), ("krylov", ["krylov", "fv"]), ("pinn", ["krylov", "fv"])],
 )
-def test_auto_runs_fv_alone_and_krylov_is_polished_by_fv(
+def test_auto_runs_fv_alone_and_krylov_is_followed_by_fv(
     monkeypatch: pytest.MonkeyPatch, engine: str, expected: list[str]
 ) -> None:
     problem = SimpleNamespace(unknowns=_Unknowns())

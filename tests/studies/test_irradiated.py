@@ -14,8 +14,8 @@ from scipy.stats import chi2
 from nanopinn import FitSettings, ImagingInputs, PhantomSettings, make_phantom, run_fit
 from nanopinn.errors import InputError
 from nanopinn.inference.radiation_effect import (
+    FACTOR_NAMES,
     FLOW_SENSITIVITY,
-    NAMES,
     PS_SENSITIVITY,
     RadiationEffect,
     ScanInformation,
@@ -284,8 +284,8 @@ def test_the_effect_on_a_phantom_is_found_from_its_images(tmp_path: Path) -> Non
     seen = observable_combinations(
         estimate_radiation_effect(tmp_path / "before", tmp_path / "after", scan_h=24.0)
     )
-    truth = dict(zip(NAMES, np.log([factors[n] for n in NAMES]), strict=True))
-    x = np.array([truth[n] for n in NAMES])
+    truth = dict(zip(FACTOR_NAMES, np.log([factors[n] for n in FACTOR_NAMES]), strict=True))
+    x = np.array([truth[n] for n in FACTOR_NAMES])
     for (name, (mean, sd, _)), row in zip(
         seen.items(), (PS_SENSITIVITY, FLOW_SENSITIVITY[1], 2 * FLOW_SENSITIVITY[0]), strict=True
     ):
@@ -309,4 +309,4 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_order_of_factors_is_that_of_the_table() -> None:
-    assert NAMES == tuple(RADIATION_FACTOR_SYMBOLS) == ("p_e", "Lp", "K", "P", "SV")
+    assert FACTOR_NAMES == tuple(RADIATION_FACTOR_SYMBOLS) == ("p_e", "Lp", "K", "P", "SV")

@@ -15,17 +15,15 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    Strict,
     StringConstraints,
     ValidationError,
 )
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.io.safe_open import check_printable, read_toml
+from nanopinn.io.safe_open import TomlNumber, check_printable, read_toml
 
 #: A number as TOML writes it: no string, no boolean.
-_Number = Annotated[float, Strict()]
 
 
 @dataclass(frozen=True)
@@ -126,10 +124,10 @@ class _Pool(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: Annotated[str, AfterValidator(check_printable)]
-    ppm: Annotated[_Number, Field(gt=-30, lt=30)]
-    protons: Annotated[_Number, Field(gt=0, le=100)]
-    k0: Annotated[_Number, Field(ge=0, le=1e9)]
-    kb: Annotated[_Number, Field(ge=0, le=1e12)]
+    ppm: Annotated[TomlNumber, Field(gt=-30, lt=30)]
+    protons: Annotated[TomlNumber, Field(gt=0, le=100)]
+    k0: Annotated[TomlNumber, Field(ge=0, le=1e9)]
+    kb: Annotated[TomlNumber, Field(ge=0, le=1e12)]
 
 
 class _AgentEntries(BaseModel):
@@ -142,12 +140,12 @@ class _AgentEntries(BaseModel):
     ]
     pools: Annotated[tuple[_Pool, ...], Field(min_length=1, max_length=10)]
     ratio_ppm: Annotated[
-        tuple[Annotated[_Number, Field(gt=-30, lt=30)], ...], Field(min_length=1, max_length=2)
+        tuple[Annotated[TomlNumber, Field(gt=-30, lt=30)], ...], Field(min_length=1, max_length=2)
     ]
-    pKw: Annotated[_Number, Field(ge=10, le=18)]
-    water_protons_M: Annotated[_Number, Field(gt=0, le=1000)]
-    R1_per_s: Annotated[_Number, Field(gt=0, le=1e6)]
-    R2_per_s: Annotated[_Number, Field(gt=0, le=1e6)]
+    pKw: Annotated[TomlNumber, Field(ge=10, le=18)]
+    water_protons_M: Annotated[TomlNumber, Field(gt=0, le=1000)]
+    R1_per_s: Annotated[TomlNumber, Field(gt=0, le=1e6)]
+    R2_per_s: Annotated[TomlNumber, Field(gt=0, le=1e6)]
     source: Annotated[str, StringConstraints(max_length=500), AfterValidator(check_printable)] = (
         "not stated"
     )

@@ -19,25 +19,22 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    Strict,
     StringConstraints,
     ValidationError,
 )
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.ratiometric import Contrast, PhCalibration
-from nanopinn.io.safe_open import check_printable, read_toml
+from nanopinn.io.safe_open import TomlNumber, check_printable, read_toml
 
 Array = NDArray[np.float64]
 Variable = Literal["ratio", "ln ratio", "log10 ratio"]
-#: A number as TOML writes it: no string, no boolean.
-Number = Annotated[float, Strict()]
-Positive = Annotated[Number, Field(gt=0)]
+Positive = Annotated[TomlNumber, Field(gt=0)]
 #: Limits that no calibration exceeds and within which floating-point arithmetic is safe.
-_Coefficient = Annotated[Number, Field(ge=-1e9, le=1e9)]
-_Ratio = Annotated[Number, Field(ge=1e-6, le=1e6)]
-_PH = Annotated[Number, Field(ge=0, le=14)]
-_PPM = Annotated[Number, Field(gt=-30, lt=30)]
+_Coefficient = Annotated[TomlNumber, Field(ge=-1e9, le=1e9)]
+_Ratio = Annotated[TomlNumber, Field(ge=1e-6, le=1e6)]
+_PH = Annotated[TomlNumber, Field(ge=0, le=14)]
+_PPM = Annotated[TomlNumber, Field(gt=-30, lt=30)]
 
 
 class _CalibrationEntries(BaseModel):

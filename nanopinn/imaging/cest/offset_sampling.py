@@ -64,7 +64,7 @@ def tabulate_sampling_error(
     std = np.sqrt(np.maximum(_average_neighbours(error**2) - mean**2, 0))
     table = RegularGridInterpolator(
         (at, pH), np.stack([mean, std], axis=-1), bounds_error=False
-    )  # NaN asks for NaN
+    )  # NaN gives NaN
 
     def look_up(shift: Array, found: Array) -> tuple[Array, Array]:
         both = table(

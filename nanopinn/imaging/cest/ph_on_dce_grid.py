@@ -170,7 +170,7 @@ def load_ph(
             field="values",
             found=f"0 of {int(mask.sum())} tumour voxels",
             expected="agent in the tumour, and a ratio within the calibrated range",
-            remedy="Make the maps alone: the assumptions say why voxels have no pH.",
+            remedy="Compute the maps alone; their assumptions list why voxels have no pH.",
         )
     fill = float(np.mean(on_dce[mask & np.isfinite(on_dce)]))
     filled = np.where(np.isfinite(on_dce), on_dce, np.where(mask, fill, value("pHe_n")))

@@ -3,7 +3,7 @@
     I(t) = b delta(t) + sum_i a_i exp(-k_i t),    C = I * Cp
 
 :class:`InputCurve` holds the values, integrals and exponential convolutions of the plasma curve at
-the frames of a scan. :data:`QUANTITIES` are the quantities of the models with their units.
+the frames of a scan. :data:`KINETIC_QUANTITIES` are the quantities of the models with their units.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ class KineticQuantity:
         return {"Id": self.caplex_id, "Name": self.caplex_name}
 
 
-QUANTITIES = {
+KINETIC_QUANTITIES = {
     q.name: q
     for q in (
         KineticQuantity(
@@ -297,7 +297,7 @@ class KineticModel(Protocol):
     Attributes:
         NAME: by which the model is chosen.
         CAPLEX: identifier in OSIPI_CAPLEX.
-        NAMES: parameters, of :data:`QUANTITIES`.
+        NAMES: parameters, of :data:`KINETIC_QUANTITIES`.
         LOWER: bounds of the parameters, flows in 1/s.
         UPPER: bounds of the parameters, flows in 1/s.
         DERIVED: quantities that follow from the parameters.

@@ -12,7 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.imaging.dce.impulse_response import QUANTITIES, InputCurve, KineticModel, PlasmaCurve
+from nanopinn.imaging.dce.impulse_response import (
+    KINETIC_QUANTITIES,
+    InputCurve,
+    KineticModel,
+    PlasmaCurve,
+)
 from nanopinn.imaging.dce.models import MODELS
 from nanopinn.imaging.dce.signal import Concentration
 from nanopinn.imaging.dce.voxel_fit import KineticFit, fit_kinetics, fit_spatially_regularised
@@ -26,7 +31,9 @@ _BATCH = 32768
 
 @dataclass(frozen=True)
 class KineticMaps:
-    """Kinetic parameters of every voxel, in the units of :data:`QUANTITIES`; NaN where not fitted.
+    """Kinetic parameters of every voxel, NaN where not fitted.
+
+    Units are those of :data:`nanopinn.imaging.dce.impulse_response.KINETIC_QUANTITIES`.
 
     Attributes:
         model: name of the model, or ``auto``.
@@ -192,7 +199,7 @@ class _MapAccumulator:
         variance = torch.einsum("ndp,npq,ndq->nd", by, fit.covariance[:, :p, :p], by)
         values = torch.cat([fit.parameters, more], dim=1).cpu().numpy()
         spread = torch.cat([fit.covariance.diagonal(dim1=1, dim2=2), variance], dim=1).cpu().numpy()
-        unit = np.array([QUANTITIES[n].per_si for n in self.names])
+        unit = np.array([KINETIC_QUANTITIES[n].per_si for n in self.names])
         own = unit[: len(self.fitted_names)]
         self.values[at], self.variance[at] = values * unit, spread * unit**2
         self.covariance[at] = fit.covariance.cpu().numpy() * own[:, None] * own
@@ -246,7 +253,7 @@ def _selected(each: list[KineticMaps]) -> KineticMaps:
         )
 
     nothing = np.full(best.shape, np.nan)
-    names = tuple(q for q in QUANTITIES if any(q in m.values for m in each))
+    names = tuple(q for q in KINETIC_QUANTITIES if any(q in m.values for m in each))
     values, std = (
         {n: pick([getattr(m, kind).get(n, nothing) for m in each]) for n in names}
         for kind in ("values", "std")

@@ -231,7 +231,7 @@ def frame_noise(
     if not known.any():
         return C.noise_sd_mM, [
             "No tumour voxel enhances, or none could be fitted: check the mask and the bolus;"
-            " status says why."
+            " the status map gives the reason."
         ]
     excess = float(np.sqrt((left[known] ** 2).sum() / (noise[known] ** 2).sum()))
     if excess < _MIN_REPORTED_EXCESS:

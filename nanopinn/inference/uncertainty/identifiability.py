@@ -34,7 +34,7 @@ COARSE_TOLERANCE = 1e-3
 #: An unknown belongs to a direction if its component is at least this fraction of the largest one.
 MIN_LOADING = 0.3
 #: Expected contraction below which the images count as uninformative about an unknown.
-MIN_CONTRACTION = 0.1
+MIN_EXPECTED_CONTRACTION = 0.1
 #: Median relative standard deviation of a voxel's Ktrans or ve above which the map is reported as
 #: imprecise.
 MAX_MAP_SD = 0.25
@@ -266,12 +266,12 @@ def describe_limits(problem: InverseProblem, expansion: Linearisation) -> tuple[
         for u, c in zip(
             problem.unknowns.items, expected_contraction(problem.unknowns, expansion), strict=True
         )
-        if c < MIN_CONTRACTION and u.name not in single
+        if c < MIN_EXPECTED_CONTRACTION and u.name not in single
     ]
     if weak:
         sentences.append(
             "Even in the best case these images contain little information (expected contraction"
-            f" below {MIN_CONTRACTION:g}) about {', '.join(weak)}."
+            f" below {MIN_EXPECTED_CONTRACTION:g}) about {', '.join(weak)}."
         )
     return (*sentences, *imprecise_maps(problem))
 

@@ -173,7 +173,7 @@ def _import_emcee() -> Any:
             "sampling needs the package emcee",
             field="draws",
             found="not installed",
-            remedy="Install it with `pip install nanopinn[sampling]`.",
+            remedy="Install the extra nanopinn[sampling].",
         ) from error
     return emcee
 

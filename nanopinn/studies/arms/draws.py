@@ -250,10 +250,10 @@ class Patient:
 
 #: Parameters of every arm besides those of its formulation: walls and interstitium, cells, vessels
 #: and oxygen of the sub-voxel model, cell kill.
-WALLS = ("SV_t", "P_f_t", "sigma_f", "D_f_t", "P_b_t", "sigmaT_t", "D_b_t", "k_a", "k_d")
-CELLS = ("rho_c", "Vmax", "K_e", "K_i", "k_off_DNA", "g_pH")
-VESSELS = ("Hct", "tau_c", "R_c", "spread_Rt", "D_O2", "M_O2", "p_O2_v")
-KILL = ("EC50_i", "m_hill", "f_max", "k_kill_H", "res_q")
+WALL_SYMBOLS = ("SV_t", "P_f_t", "sigma_f", "D_f_t", "P_b_t", "sigmaT_t", "D_b_t", "k_a", "k_d")
+CELL_SYMBOLS = ("rho_c", "Vmax", "K_e", "K_i", "k_off_DNA", "g_pH")
+VESSEL_SYMBOLS = ("Hct", "tau_c", "R_c", "spread_Rt", "D_O2", "M_O2", "p_O2_v")
+KILL_SYMBOLS = ("EC50_i", "m_hill", "f_max", "k_kill_H", "res_q")
 #: Conventions, such as reference values and definitions, which have no uncertainty.
 CONVENTIONS = frozenset({"pH_ref", "T_hot", "T_body", "RT_D", "HT_T", "p_O2_hyp", "p_O2_nec"})
 
@@ -379,7 +379,9 @@ def draw_parameter(parameter: Parameter, n: int, seed: int) -> Array:
 
 def uncertain_parameters(arms: Sequence[Arm]) -> tuple[Parameter, ...]:
     """Uncertain parameters of the arms, from the table and from the formulations' own."""
-    wanted = {s: PARAMETERS[s] for s in (*WALLS, *CELLS, *VESSELS, *KILL)}
+    wanted = {
+        s: PARAMETERS[s] for s in (*WALL_SYMBOLS, *CELL_SYMBOLS, *VESSEL_SYMBOLS, *KILL_SYMBOLS)
+    }
     for f in arm_formulations(arms):
         wanted |= {s: f.parameter(s) for s in f.symbols()}
     if any(a.treatment.radiation.fractions for a in arms):

@@ -255,7 +255,7 @@ def summarise_comparison(
         return (
             (
                 f"The plasma volume leaves no tissue farther than {limit_um:g} um from the"
-                " vessels: the question does not arise."
+                " vessels, so that the question cannot be answered."
             ),
         )
     sentences = [
@@ -386,7 +386,10 @@ def _describe_influences(influences: Sequence[InputSensitivity]) -> list[str]:
     if not influences:
         return []
     first = ", ".join(f"{i.description} ({i.symbol})" for i in influences[:3])
-    return [f"Most influential inputs: {first}. Images inform these only where the fit says so."]
+    return [
+        f"Most influential inputs: {first}. The report of the fit lists which of them"
+        " the images inform."
+    ]
 
 
 def list_comparison_files(

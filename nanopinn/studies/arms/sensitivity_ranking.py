@@ -238,7 +238,7 @@ def _require_salib() -> None:
             "a sensitivity ranking needs the package SALib",
             field="sensitivity",
             found="not installed",
-            remedy="Install it: pip install nanopinn[sensitivity].",
+            remedy="Install the extra nanopinn[sensitivity].",
         ) from error
 
 

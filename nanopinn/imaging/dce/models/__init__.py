@@ -1,4 +1,4 @@
-"""Kinetic models, one module each. A module in this folder is a model: nothing else names it."""
+"""Kinetic models, one module each. A new module in this folder needs no registration."""
 
 from __future__ import annotations
 
