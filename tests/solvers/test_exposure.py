@@ -89,7 +89,7 @@ def test_area_and_peak_are_those_of_batemans_curve() -> None:
     assert found.mass_balance_error < 1e-10
 
 
-def test_with_fast_diffusion_cells_die_as_scipys_voxel_says() -> None:
+def test_with_fast_diffusion_cell_kill_equals_that_of_a_scipy_voxel() -> None:
     """Every pool, peak and area of a well-mixed voxel by scipy's BDF, with the default tolerance of
     the march.
     """
@@ -185,7 +185,7 @@ def test_radii_and_shares_are_those_of_a_known_profile() -> None:
     )
 
 
-def test_where_there_is_no_tissue_nothing_is_said() -> None:
+def test_distances_without_tissue_are_nan() -> None:
     """A vessel of 40 um has no tissue beyond 50 um, and none without oxygen."""
     cylinders = cylinder([4e-5])
     found = compute_exposure(*by_hand(cylinders, torch.ones_like(cylinders.r)), 1, KillCriteria())

@@ -116,7 +116,7 @@ def test_a_cylinder_takes_up_less_than_the_well_mixed_voxel_at_first() -> None:
     assert torch.all(fast.mean[0, 1:].sum(0) < mixed)
 
 
-def test_tissue_depletes_its_vessel_as_much_as_its_steady_uptake_says() -> None:
+def test_vessel_depletion_equals_the_steady_uptake_of_the_tissue() -> None:
     """Plasma passes at flow Q: C_v = Q C_in / (Q + G), G the cylinder's uptake per plasma
     concentration in closed form.
     """
@@ -195,7 +195,7 @@ def test_classes_keep_blood_volume_surface_and_tissue() -> None:
     )
 
 
-def test_more_classes_change_the_mean_ever_less() -> None:
+def test_the_mean_converges_with_the_number_of_classes() -> None:
     """Gauss-Hermite: 3 classes are within 2 % of 7 for what is in cells at 20 min."""
     pools, v_b = clusters(2, DrugPoolOptions(bound=True, saturable=True))
     few, many = (
@@ -214,7 +214,7 @@ def test_tissue_thinner_than_its_vessel_is_refused() -> None:
         )
 
 
-def test_what_filters_in_leaves_when_drained() -> None:
+def test_drained_tissue_ends_at_the_plasma_concentration() -> None:
     """Without reflection the fluid that enters has plasma's concentration; so has, in the end, a
     drained tissue.
     """

@@ -52,7 +52,7 @@ def test_half_distance_is_unknown_where_a_profile_never_halves_or_is_empty() -> 
     assert torch.isnan(half_distance(0 * flat, CYLINDERS)).all()
 
 
-def test_points_of_equal_area_see_the_profile() -> None:
+def test_points_of_equal_area_sample_the_profile() -> None:
     r = equal_area_radii(CYLINDERS)
     values = interpolate_at_radii(CYLINDERS.r.log(), r, CYLINDERS)
     inner = (r > CYLINDERS.r[..., :1]) & (r < CYLINDERS.r[..., -1:])
@@ -114,7 +114,7 @@ def test_hypoxia_begins_where_xenografts_show_it_and_nearer_for_sparser_vessels(
     torch.testing.assert_close(p, torch.full_like(p, supply.p_hypoxia))
 
 
-def test_groups_are_of_like_voxels_and_their_coefficients_the_means() -> None:
+def test_clusters_hold_similar_voxels_and_their_mean_coefficients() -> None:
     g = torch.Generator().manual_seed(0)
     shape = (6, 5, 4)
     low = torch.rand(shape, generator=g, dtype=torch.float64) < 0.5

@@ -124,7 +124,7 @@ def test_steps_land_on_marks_and_start_small_again_at_events() -> None:
     assert y == pytest.approx(exact(3.0), abs=1e-4)  # 1e-6 a step, some hundred steps
 
 
-def test_a_failed_stage_is_tried_again_only_if_the_controller_says_so() -> None:
+def test_a_failed_stage_is_repeated_only_if_the_controller_allows_it() -> None:
     limit = TR_BDF2.gamma * 0.01
     retry = StepController(first_step=1.0, retry_failed=True)
     steps, y, _ = solve([Decay(0.0, 1.0, limit=limit)], TR_BDF2, [], retry)

@@ -25,7 +25,7 @@ def by_name(arms: tuple[Arm, ...]) -> dict[str, Arm]:
     return {a.name: a for a in arms}
 
 
-def test_arms_are_dose_matched_and_differ_in_what_the_drug_is_given_in() -> None:
+def test_arms_are_dose_matched_and_differ_in_the_formulation() -> None:
     arms, said = build_arms(["free", "pld", "tsl", "ph"], heat=HEAT, radiation=RADIATION)
     assert [a.name for a in arms] == ["free", "pld", "tsl", "ph"]
     for a in arms:
@@ -39,7 +39,7 @@ def test_arms_are_dose_matched_and_differ_in_what_the_drug_is_given_in() -> None
     assert any("1.8 m2 (assumed" in s for s in said)
 
 
-def test_heat_is_given_where_it_is_answered_and_said_so() -> None:
+def test_only_heat_sensitive_arms_are_heated_and_this_is_stated() -> None:
     arms, said = build_arms(["free", "tsl"], heat=HEAT)
     found = by_name(arms)
     assert found["free"].treatment.heatings == ()
@@ -65,7 +65,7 @@ def test_effects_of_heat_can_be_left_out() -> None:
     assert any("left out below 39 C" in s for s in said)
 
 
-def test_options_say_what_a_schedule_says(tmp_path: Path) -> None:
+def test_options_and_a_schedule_give_the_same_arms(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(
         '[[dose]]\nformulation = "free"\nstart_h = 0\namount_mg = 90\ninfusion_min = 30\n'
         "[[heat]]\nstart_h = 0.5\nminutes = 60\nramp_min = 5\ntemperature_C = 42\n"
@@ -84,7 +84,7 @@ def test_options_say_what_a_schedule_says(tmp_path: Path) -> None:
     assert any("plan.toml" in s and "replaced" in s for s in said)
 
 
-def test_a_schedules_formulation_is_replaced_in_every_arm_and_its_doses_stay() -> None:
+def test_the_formulation_of_a_schedule_is_replaced_and_its_doses_are_used() -> None:
     arms, _ = build_arms(["pld", "ph"], schedule=EXAMPLES / "schedules" / "ph_liposome.toml")
     for a in arms:
         assert [g.formulation.short_name for g in a.treatment.doses] == [a.name, a.name]
@@ -92,7 +92,7 @@ def test_a_schedules_formulation_is_replaced_in_every_arm_and_its_doses_stay() -
         assert a.treatment.end_s == 72 * 3600.0
 
 
-def test_a_formulation_of_the_users_is_an_arm() -> None:
+def test_a_user_formulation_can_be_an_arm() -> None:
     arms, said = build_arms(["tsl", str(EXAMPLES / "formulations" / "polymer_tsl.toml")], heat=HEAT)
     assert arms[1].name == "polymer-tsl"
     assert arms[1].treatment.heatings
@@ -105,12 +105,12 @@ def test_a_body_surface_may_be_given() -> None:
     assert any(s == "Body surface: 2 m2." for s in said)
 
 
-def test_the_usual_images_end_with_the_run() -> None:
+def test_default_imaging_times_end_with_the_simulation() -> None:
     (arm,), _ = build_arms(["free"], end_h=6.0)
     assert arm.treatment.images_s == (3600.0, 14400.0)
 
 
-def test_thermometry_lasts_as_long_as_its_sidecar_says(tmp_path: Path) -> None:
+def test_the_duration_of_thermometry_is_that_of_its_sidecar(tmp_path: Path) -> None:
     (tmp_path / "T.nii.gz").write_bytes(b"")
     (tmp_path / "T.json").write_text(
         json.dumps({"VolumeTiming": [0.0, 600.0, 1800.0], "Unit": "C"})
@@ -123,7 +123,7 @@ def test_thermometry_lasts_as_long_as_its_sidecar_says(tmp_path: Path) -> None:
         build_arms(["tsl"], heat=[HeatingSpec(file=tmp_path / "T.nii.gz")])
 
 
-def test_heat_above_45_degrees_is_warned_of() -> None:
+def test_heat_above_45_degrees_gives_a_warning() -> None:
     _, said = build_arms(["tsl"], heat=[HeatingSpec(temperature_C=46, minutes=20)])
     assert any(
         s.startswith("Warning: 46 C") and "perfusion of tumours shuts down" in s for s in said
@@ -182,7 +182,7 @@ def test_a_schedules_dose_passes_the_same_check(tmp_path: Path) -> None:
         build_arms(["free"], schedule=tmp_path / "plan.toml")
 
 
-def test_what_a_patient_is_given_reaches_plasma_in_every_arm() -> None:
+def test_the_dose_given_reaches_plasma_in_every_arm() -> None:
     arms, _ = build_arms(["free", "pld", "tsl", "ph"], heat=HEAT)
     areas = {
         a.name: a.treatment.plasma().encapsulated.area() + a.treatment.plasma().free.area()

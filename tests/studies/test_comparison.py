@@ -51,7 +51,7 @@ def test_every_outcome_has_a_value_at_the_medians_and_one_for_each_draw(compared
         assert ((shares >= 0) & (shares <= 1)).all()
 
 
-def test_arms_get_the_same_dose_and_the_triggered_one_reaches_cells_with_more(compared: Comparison):
+def test_at_equal_dose_the_triggered_arm_brings_more_drug_into_cells(compared: Comparison):
     given = [arm.simulation.treatment[0].split(" mg")[0] for arm in compared.arms.values()]
     assert given == ["90", "90"]
     peak = compared["peak at wall"]
@@ -63,9 +63,7 @@ def asked_about_name(c: Comparison) -> str:
     return c.conclusions[0].split(" carry")[0].split()[-1]
 
 
-def test_a_draw_does_not_depend_on_the_batch_it_marches_in(
-    compared: Comparison, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_draw_does_not_depend_on_its_batch(compared: Comparison, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(exposed, "DRAWS_PER_BATCH", 2)
     again = compare_arms(SETTINGS, phantom=PHANTOM)
     for name in ("peak at wall", "area", "survival, rate"):
@@ -79,7 +77,7 @@ class KilledError(Exception):
     pass
 
 
-def test_an_interrupted_comparison_goes_on_to_the_same_numbers(
+def test_an_interrupted_comparison_resumes_to_the_same_numbers(
     compared: Comparison, tmp_path: Path
 ):
     def kill(stage: str, fraction: float, numbers: object) -> None:
@@ -147,7 +145,7 @@ def test_arms_need_one_tumour():
         compare_arms(SETTINGS)
 
 
-def test_a_heating_is_made_longer_without_touching_anything_else(compared: Comparison):
+def test_a_longer_heating_changes_nothing_else_of_the_treatment(compared: Comparison):
     from nanopinn.studies.arms.arm_specs import build_arms
 
     arms, _ = build_arms(("free", "tsl"), heat=(HeatingSpec(temperature_C=42, minutes=30),))
@@ -161,7 +159,7 @@ def test_a_heating_is_made_longer_without_touching_anything_else(compared: Compa
     )
 
 
-def test_radiation_without_effect_changes_nothing_and_with_open_walls_more_arrives(
+def test_radiation_changes_delivery_only_through_its_factors(
     monkeypatch: pytest.MonkeyPatch,
 ):
     from nanopinn.studies.arms import draws as drawing

@@ -55,7 +55,7 @@ def free(patient: Patient) -> Simulation:
     return run_arm(patient, Given("free", treatment(FREE)), SimulationSettings(device="cpu"))  # type: ignore[arg-type]
 
 
-def test_areas_close_the_balance_of_nuclear_drug_in_every_voxel(
+def test_aucs_close_the_balance_of_nuclear_drug_in_every_voxel(
     patient: Patient, free: Simulation
 ) -> None:
     """``dN/dt = k_on I - k_off N``, so ``N(end) = k_on AUC_I - k_off AUC_N``."""
@@ -71,7 +71,9 @@ def test_areas_close_the_balance_of_nuclear_drug_in_every_voxel(
     np.testing.assert_allclose(stored, gained - lost, rtol=2e-3)
 
 
-def test_a_peak_is_the_largest_value_a_voxel_ever_has(patient: Patient, free: Simulation) -> None:
+def test_the_peak_is_the_largest_value_over_time_in_each_voxel(
+    patient: Patient, free: Simulation
+) -> None:
     inside = free.mask
     for name, peak in free.peak_maps.items():
         fields = free.fields[name].values[:, inside]
@@ -93,7 +95,7 @@ def test_no_drug_is_lost_or_made_in_a_fitted_tumour(
     assert run_arm(patient, arm, SimulationSettings(device="cpu")).balance.error < 1e-8  # type: ignore[arg-type]
 
 
-def test_pressure_after_radiation_is_that_under_its_factors_then(patient: Patient) -> None:
+def test_pressure_after_radiation_is_that_of_its_factors_at_the_time(patient: Patient) -> None:
     course = RadiationCourse((Fraction(0.0, 5.0),), {"p_e": 0.5, "K": 1.5}, 2 * HOUR)
     given = Treatment(treatment(FREE, end_h=4.0).doses, (), course, (4 * HOUR,), 4 * HOUR)
     s = run_arm(patient, Given("free", given), SimulationSettings(device="cpu"))  # type: ignore[arg-type]

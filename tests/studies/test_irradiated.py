@@ -77,13 +77,13 @@ X = np.array([-0.5, 0.4, -0.3, 0.6, -0.2])
 
 
 @pytest.mark.parametrize("t", [0.3 * DAY, DAY, 3 * DAY])
-def test_combinations_that_images_see_are_recovered(t: float) -> None:
+def test_observable_combinations_are_recovered(t: float) -> None:
     effect = found(X, 1e-4, t=t)
     np.testing.assert_allclose(ROWS @ effect.mean, ROWS @ X, atol=1e-5)
     assert all(contraction > 0.99 for _, _, contraction in observable_combinations(effect).values())
 
 
-def test_what_images_cannot_see_keeps_its_prior() -> None:
+def test_unobservable_combinations_have_their_prior() -> None:
     """Combinations that the prior holds independent of what is seen: their mean and spread do not
     move at all.
     """
@@ -96,7 +96,7 @@ def test_what_images_cannot_see_keeps_its_prior() -> None:
     )
 
 
-def test_scans_that_say_nothing_leave_every_prior() -> None:
+def test_uninformative_scans_leave_every_prior_unchanged() -> None:
     effect = found(X, 1e4)
     np.testing.assert_allclose(effect.mean, PRIOR_MEAN, atol=1e-6)
     np.testing.assert_allclose(effect.sd, PRIOR_SD, rtol=1e-6)
@@ -105,7 +105,7 @@ def test_scans_that_say_nothing_leave_every_prior() -> None:
     )
 
 
-def test_posteriors_hold_the_truth_as_often_as_they_say() -> None:
+def test_posteriors_have_their_nominal_coverage() -> None:
     rng, n = np.random.default_rng(0), 400
     misfits = []
     for _ in range(n):
@@ -117,7 +117,7 @@ def test_posteriors_hold_the_truth_as_often_as_they_say() -> None:
     assert chi2(5 * n).ppf(0.001) < sum(misfits) < chi2(5 * n).ppf(0.999)
 
 
-def test_a_scan_long_before_or_after_the_peak_says_less() -> None:
+def test_a_scan_far_from_the_peak_is_less_informative() -> None:
     near, early, late = (found(X, 0.1, t=t).sd for t in (DAY, 0.05 * DAY, 8 * DAY))
     assert np.all(near <= early + 1e-12)
     assert np.all(near <= late + 1e-12)
@@ -200,7 +200,7 @@ def test_a_fits_own_prior_is_divided_out(tmp_path: Path) -> None:
     assert effect.before.PS_sd == pytest.approx(0.03 / ended()[2].sum() ** 0.5)
 
 
-def test_what_the_flow_drags_along_is_not_taken_for_permeability(tmp_path: Path) -> None:
+def test_solvent_drag_is_not_attributed_to_permeability(tmp_path: Path) -> None:
     """Less filtration lowers Ktrans at the same walls: the walls' ratio is found all the same, and
     its error holds the flow's.
     """
@@ -223,7 +223,7 @@ def test_what_the_flow_drags_along_is_not_taken_for_permeability(tmp_path: Path)
     assert abs(unsure[0] - np.log(1.3)) < 2 * unsure[1]
 
 
-def test_folders_give_the_effect_and_say_what_is_inconsistent(tmp_path: Path) -> None:
+def test_two_result_folders_give_the_effect_with_its_caveat(tmp_path: Path) -> None:
     a = write_saved_fit(tmp_path / "before", np.zeros(2), 1.0)
     b = write_saved_fit(tmp_path / "after", FLOW_SENSITIVITY @ X, np.exp(PS_SENSITIVITY @ X))
     effect = estimate_radiation_effect(a, b, scan_h=24.0)
@@ -242,7 +242,7 @@ def test_folders_give_the_effect_and_say_what_is_inconsistent(tmp_path: Path) ->
     assert "arterial inputs" not in describe_radiation_effect(known)
 
 
-def test_draws_of_a_treatment_take_the_effect_that_was_seen(tmp_path: Path) -> None:
+def test_draws_of_a_treatment_use_the_inferred_effect(tmp_path: Path) -> None:
     a = write_saved_fit(tmp_path / "before", np.zeros(2), 1.0)
     b = write_saved_fit(tmp_path / "after", FLOW_SENSITIVITY @ X, np.exp(PS_SENSITIVITY @ X))
     effect = estimate_radiation_effect(a, b, scan_h=24.0)
@@ -294,7 +294,7 @@ def test_the_effect_on_a_phantom_is_found_from_its_images(tmp_path: Path) -> Non
     assert seen["P SV (Ktrans)"][2] > 0.9
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+def test_scans_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     a = write_saved_fit(tmp_path / "before", np.zeros(2), 1.0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="not a result folder"):

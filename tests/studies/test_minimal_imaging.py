@@ -56,7 +56,7 @@ def found(study: Path) -> MinimalImaging:
 
 
 @pytest.mark.slow
-def test_an_outcome_that_is_an_unknown_has_its_prior_then_ever_less(found: MinimalImaging) -> None:
+def test_the_sd_of_an_outcome_falls_from_its_prior_with_each_image(found: MinimalImaging) -> None:
     prior, alone, one, two = found.stages
     assert [w.images for w in found.stages] == [0, 0, 1, 2]
     assert "2 h after" in one.name
@@ -75,14 +75,14 @@ def test_an_outcome_that_is_an_unknown_has_its_prior_then_ever_less(found: Minim
 
 
 @pytest.mark.slow
-def test_the_table_says_how_much_each_image_took_away(found: MinimalImaging) -> None:
+def test_the_table_states_the_reduction_by_each_image(found: MinimalImaging) -> None:
     text = format_minimal_imaging(found)
     assert "before the dose alone" in text
     assert f"{found.stages[-1].sd:.3f}" in text
     assert "less than before the dose alone" in describe_minimal_imaging(found)
 
 
-def test_what_has_no_spread_to_speak_of_is_refused(study: Path) -> None:
+def test_an_outcome_without_variance_is_refused(study: Path) -> None:
     with pytest.raises(InputError, match="no post-dose"):
         outcome_uncertainty_by_images(
             inputs(study), FitSettings(device="cpu"), ARMS, passage, name="passage"

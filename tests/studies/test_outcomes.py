@@ -96,13 +96,13 @@ def said(e: Exposure, heating: HeatingDurationSweep | None = None) -> str:
     return " ".join(summarise_comparison("tsl", rows, groups, heating, (), 50.0, 0.5))
 
 
-def test_the_answer_is_yes_no_or_unsure_as_the_draws_are():
+def test_the_answer_is_yes_no_or_uncertain_by_the_draws():
     assert said(exposure(110)).startswith("Yes")
     assert said(exposure(20)).startswith("No")
     assert said(exposure(75, 20)).startswith("The answer is uncertain")
 
 
-def test_without_draws_nothing_is_said_of_how_sure_the_answer_is():
+def test_without_draws_the_certainty_of_the_answer_is_unknown():
     e = exposure(110)
     rows = [
         replace(o, values={a: v[:1] for a, v in o.values.items()})
@@ -114,11 +114,11 @@ def test_without_draws_nothing_is_said_of_how_sure_the_answer_is():
     assert "interval" not in text
 
 
-def test_without_tissue_far_from_vessels_the_question_does_not_arise():
+def test_without_tissue_far_from_vessels_there_is_no_answer():
     assert "does not arise" in said(exposure(110, beyond=0.0))
 
 
-def test_the_heating_time_is_the_first_at_which_half_the_cells_are_likely_reached():
+def test_the_heating_time_is_the_shortest_that_reaches_half_of_the_cells():
     p = {law: np.array([0.1, 0.6, 0.9]) for law in KILL_MODELS} | {
         "rate": np.array([0.1, 0.2, 0.3])
     }
@@ -130,7 +130,7 @@ def test_the_heating_time_is_the_first_at_which_half_the_cells_are_likely_reache
     assert "none by the time-integrated E_max model" in text
 
 
-def test_maps_carry_each_group_to_its_voxels_and_nothing_outside():
+def test_maps_have_the_value_of_each_cluster_in_its_voxels_only():
     labels = np.array([[[0, 1], [2, -1]]])
     m = exposure_maps(exposure(75, 20), labels)["lethal_radius_peak"]
     assert m.values[0, 0, 0] == pytest.approx(75.0)
@@ -139,7 +139,7 @@ def test_maps_carry_each_group_to_its_voxels_and_nothing_outside():
     assert m.std[0, 0, 1] == pytest.approx(np.std(np.linspace(-20, 20, DRAWS)))
 
 
-def test_curves_stand_in_the_units_they_are_drawn_in():
+def test_curves_have_the_units_of_their_figures():
     c = penetration_curves(exposure(75), VOXELS)
     assert c.distance_um[-1] == pytest.approx(150.0)
     assert c.peak.shape == (3, X)

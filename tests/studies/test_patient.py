@@ -128,7 +128,7 @@ def test_draws_have_the_mean_and_covariance_of_the_posterior(patient: Patient) -
     assert np.all(np.abs(np.cov(logs) - expected) < 4 * 2**0.5 * np.outer(sd, sd) / n**0.5)
 
 
-def test_a_draw_is_the_same_whatever_else_is_drawn(patient: Patient, draws: InputDraws) -> None:
+def test_a_draw_does_not_depend_on_the_other_inputs(patient: Patient, draws: InputDraws) -> None:
     few = draw_inputs(patient, ARMS[:1], 5, seed=3)
     for mine, others in ((few.scalars, draws.scalars), (few.values, draws.values)):
         for name, v in mine.items():
@@ -139,7 +139,7 @@ def test_a_draw_is_the_same_whatever_else_is_drawn(patient: Patient, draws: Inpu
     assert not np.any(other.scalars["l"][1:] == draws.scalars["l"][1:6])
 
 
-def test_the_posterior_wins_and_conventions_are_not_drawn(draws: InputDraws) -> None:
+def test_the_posterior_replaces_priors_and_conventions_are_not_drawn(draws: InputDraws) -> None:
     assert not set(draws.values) & set(draws.scalars)
     assert not set(draws.values) & CONVENTIONS
     assert {"tau_c", "R_c", "spread_Rt", "krel_TSL_hot", "T_m", "CL_dox", "M_O2", "Vmax"} <= set(
@@ -150,7 +150,7 @@ def test_the_posterior_wins_and_conventions_are_not_drawn(draws: InputDraws) -> 
     assert {"PS_l", "leak_l", "f_l", "krel_ref", "pK_rel", "k_on_DNA"} <= set(draws.scalars)
 
 
-def test_no_draw_leaves_what_is_possible(patient: Patient) -> None:
+def test_every_draw_is_within_its_physical_range(patient: Patient) -> None:
     wide = replace(patient, covariance=25 * patient.covariance)
     d = draw_inputs(wide, ARMS, 500, seed=0)
     assert d.scalars["leak_l"].max() == 1.0
@@ -180,7 +180,7 @@ def test_a_phantom_is_irradiated_by_a_treatment_not_by_its_settings() -> None:
         Patient.from_phantom(PhantomSettings(shape=(10, 10, 8), refine=2, factors={"P": 2.0}))
 
 
-def test_an_arm_of_another_carrier_says_whose_walls_it_borrows(patient: Patient) -> None:
+def test_an_arm_of_another_carrier_states_the_source_of_its_permeability(patient: Patient) -> None:
     imaged_formulation = replace(patient, imaged_formulation=PH_SENSITIVE.name)
     said = " ".join(
         draw_inputs(imaged_formulation, (*ARMS, arm(PH_SENSITIVE)), 2, seed=0).assumptions

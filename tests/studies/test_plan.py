@@ -95,7 +95,7 @@ def test_without_the_candidate_it_is_that_of_a_problem_without_the_image(planned
     )
 
 
-def test_no_image_takes_information_away_and_none_tells_of_the_driving_pressure(planned) -> None:
+def test_no_image_reduces_information_or_informs_the_driving_pressure(planned) -> None:
     problem, _, found = planned
     before, after = np.diag(found.covariance()), np.diag(found.covariance((0,)))
     assert (after <= before * (1 + 1e-9)).all()
@@ -103,7 +103,7 @@ def test_no_image_takes_information_away_and_none_tells_of_the_driving_pressure(
     assert after[at] == pytest.approx(problem.unknowns.prior_sd[at] ** 2, rel=1e-9)
 
 
-def test_noise_is_as_it_was_asked_for(planned) -> None:
+def test_planned_noise_is_used(planned) -> None:
     problem, _, _ = planned
     tumour = problem.setting.maps.tumour > 0.5
     share, absolute = (problem.drug[i] for i in (1, 2))
@@ -205,7 +205,7 @@ def test_images_beside_a_result_are_refused(fitted_folder: Path) -> None:
         plan_protocol(PlanSettings(drug=("released@2",)), folder=fitted_folder)
 
 
-def test_a_tumour_has_the_volume_asked_for() -> None:
+def test_a_planned_tumour_has_the_requested_volume() -> None:
     for seed in range(3):
         tumour = draw_anatomy(
             (20, 20, 16), (0.3, 0.3, 0.3), np.random.default_rng(seed), (3.6, 3.0, 2.4)
@@ -280,7 +280,7 @@ def plan_of_them(real_fits: dict[str, EngineFit]) -> ExperimentDesign:
 
 
 @pytest.mark.slow
-def test_fits_state_the_sd_that_was_planned(
+def test_the_sd_of_fits_equals_the_planned_sd(
     real_fits: dict[str, EngineFit], plan_of_them: ExperimentDesign
 ) -> None:
     fit = real_fits["with an image"]
@@ -295,7 +295,7 @@ def test_fits_state_the_sd_that_was_planned(
 
 
 @pytest.mark.slow
-def test_what_an_image_was_planned_to_narrow_it_narrows(
+def test_an_image_reduces_the_sd_that_the_plan_predicts(
     real_fits: dict[str, EngineFit], plan_of_them: ExperimentDesign
 ) -> None:
     names = real_fits["DCE alone"].problem.unknowns.names

@@ -37,7 +37,7 @@ def study() -> FittedStudy:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["l", "q", "PS_l", "krel_ref"])
-def test_what_the_images_inform_is_found(study: FittedStudy, name: str) -> None:
+def test_informed_parameters_are_recovered(study: FittedStudy, name: str) -> None:
     s = study.fit[name]
     error = np.log(s.median / (TRUTH[name] * PER_SI[name]))
     assert abs(error) < 2 * s.sd
@@ -51,7 +51,7 @@ def test_the_driving_pressure_keeps_its_prior(study: FittedStudy) -> None:
     assert p_e.median == pytest.approx(p_e.prior_median, rel=1e-6)
 
 
-def test_pressure_is_right_up_to_its_unknowable_scale(study: FittedStudy) -> None:
+def test_pressure_is_recovered_up_to_its_scale(study: FittedStudy) -> None:
     inside = study.fit.mask
     true = np.asarray(nib.load(SAMPLE / "truth" / "IFP.nii.gz").dataobj)[inside]
     ifp = study.fit.maps["IFP"]

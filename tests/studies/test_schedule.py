@@ -80,7 +80,7 @@ def test_plasma_is_the_sum_of_all_doses(tmp_path: Path) -> None:
     ("name", "alias"),
     [("free", "Free"), ("pegylated", "pld"), ("pH-sensitive", "ph"), ("thermosensitive", "tsl")],
 )
-def test_a_formulation_goes_by_its_long_name_and_its_alias(
+def test_a_formulation_is_found_by_its_name_and_its_alias(
     tmp_path: Path, name: str, alias: str
 ) -> None:
     long, short = (
@@ -90,7 +90,7 @@ def test_a_formulation_goes_by_its_long_name_and_its_alias(
     assert long.name == name
 
 
-def test_a_formulations_file_stands_beside_the_schedule(tmp_path: Path) -> None:
+def test_a_formulation_file_is_relative_to_the_schedule(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "polymer.toml").write_text(
         (EXAMPLES.parent / "formulations" / "polymer_tsl.toml").read_text()
@@ -108,7 +108,7 @@ def test_a_formulations_file_stands_beside_the_schedule(tmp_path: Path) -> None:
     )
 
 
-def test_heat_has_its_effects_unless_the_schedule_says_no(tmp_path: Path) -> None:
+def test_heat_effects_are_included_unless_the_schedule_omits_them(tmp_path: Path) -> None:
     with_effects, without = (
         read(tmp_path, DOSE + HEAT + RUN + more) for more in ("", "heat_effects = false\n")
     )
@@ -118,7 +118,7 @@ def test_heat_has_its_effects_unless_the_schedule_says_no(tmp_path: Path) -> Non
     assert any("left out" in s for s in heat_assumptions(without))
 
 
-def test_factors_of_heat_and_radiation_multiply_also_when_they_are_drawn(tmp_path: Path) -> None:
+def test_factors_of_heat_and_radiation_multiply_in_draws_too(tmp_path: Path) -> None:
     fraction = "[[radiation]]\ntime_h = 1\ndose_Gy = 5\n"
     both, heat, rays = (
         read(tmp_path, DOSE + what + RUN) for what in (HEAT + fraction, HEAT, fraction)
@@ -138,7 +138,7 @@ def test_factors_of_heat_and_radiation_multiply_also_when_they_are_drawn(tmp_pat
         assert together["P"] == pytest.approx(other["P"], rel=1e-12)
 
 
-def test_heat_that_closes_vessels_is_warned_of(tmp_path: Path) -> None:
+def test_heat_that_closes_vessels_gives_a_warning(tmp_path: Path) -> None:
     mild, hot = (
         heat_assumptions(read(tmp_path, DOSE + HEAT.replace("42", str(T)) + RUN)) for T in (45, 46)
     )
@@ -146,7 +146,7 @@ def test_heat_that_closes_vessels_is_warned_of(tmp_path: Path) -> None:
     assert any("46 C" in s and "perfusion of tumours shuts down" in s for s in hot)
 
 
-def test_thermometry_stands_beside_the_schedule(tmp_path: Path) -> None:
+def test_a_thermometry_file_is_relative_to_the_schedule(tmp_path: Path) -> None:
     plan = read(tmp_path, DOSE + HEAT.replace("temperature_C = 42", 'file = "t.nii.gz"') + RUN)
     assert plan.heatings[0].file == tmp_path / "t.nii.gz"
     assert plan.heatings[0].temperature_K is None
@@ -217,6 +217,6 @@ def test_a_mistake_is_refused_by_the_name_of_its_field(
         assert word in str(refused.value)
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none.toml: there is no such file"):
         read_schedule(tmp_path / "none.toml")

@@ -57,7 +57,7 @@ def test_indices_of_ishigamis_function_are_known_and_an_idle_input_ranks_last() 
     assert str(found).splitlines()[0].startswith("y (100%")
 
 
-def test_points_at_which_an_outcome_is_not_there_are_left_out_with_their_neighbours() -> None:
+def test_points_without_the_outcome_are_left_out_with_their_block() -> None:
     """A line that is unknown in a corner: its elementary effects are its slopes over the range
     moved through, whatever is left.
     """
@@ -81,7 +81,7 @@ def test_points_at_which_an_outcome_is_not_there_are_left_out_with_their_neighbo
         )
 
 
-def test_an_outcome_that_nothing_moves_has_no_indices() -> None:
+def test_a_constant_outcome_has_no_indices() -> None:
     found = rank_inputs(
         ANGLES, lambda at: {"y": np.ones(len(at["x1"]))}, trajectories=4, leading=2, points=8
     )["y"]
@@ -102,7 +102,7 @@ def test_without_salib_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert "nanopinn[sensitivity]" in str(caught.value)
 
 
-def test_the_reach_of_heated_carriers_answers_to_their_release_and_not_to_what_kills() -> None:
+def test_penetration_of_heated_carriers_depends_on_release_not_on_cell_kill() -> None:
     """The peak at 50 um rises with the release rate; EC50 does not touch it, but decides who is
     killed.
     """
@@ -128,7 +128,7 @@ def test_the_reach_of_heated_carriers_answers_to_their_release_and_not_to_what_k
     assert peak.valid_share == 1.0
 
 
-def test_an_inputs_spread_is_the_tables_about_another_median() -> None:
+def test_an_input_of_the_table_may_have_another_median() -> None:
     phi = input_from_table("ve_t", 0.2, "phi")
     assert phi.name == "phi"
     assert float(phi.values_at_deviates(np.zeros(1))[0]) == pytest.approx(0.2)

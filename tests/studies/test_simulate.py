@@ -80,7 +80,7 @@ def test_no_drug_is_lost_or_made_in_any_arm(arm: str) -> None:
     assert abs((b.entered - b.lost - b.outflow - b.stored).sum()) < 1e-9 * b.stored.sum()
 
 
-def test_refining_the_rim_alone_carries_drug_as_refining_everything() -> None:
+def test_refining_the_rim_alone_equals_refining_everything() -> None:
     """Half a millimetre at l = 0.4 mm: the simulation differs from that of whole voxels, and hardly
     from that of the whole refinement.
     """
@@ -164,13 +164,13 @@ def test_an_infusion_in_two_halves_is_the_same_infusion() -> None:
         assert halves.means(name) == pytest.approx(whole.means(name), rel=2e-3)
 
 
-def test_a_second_dose_adds_what_it_would_bring_alone() -> None:
+def test_doses_superpose() -> None:
     once, twice = treatment(FREE), treatment(FREE, (Dose(0.0, 90e-6), Dose(HOUR, 90e-6)))
     alone = after(once, (1.0, 2.0), saturable=False)
     assert after(twice, (2.0,), saturable=False)[0] == pytest.approx(alone[0] + alone[1], rel=2e-3)
 
 
-def test_carriers_of_which_half_release_bring_half_the_drug() -> None:
+def test_carriers_of_which_half_release_give_half_the_drug() -> None:
     t = treatment(THERMOSENSITIVE, heat=warm(10, ramp_s=0.0), end_h=0.5)
     half = replace(
         t, doses=(GivenDose(replace(THERMOSENSITIVE, releasable_share=0.5), t.doses[0].dose),)
@@ -189,14 +189,14 @@ def test_another_imaging_time_changes_nothing() -> None:
         assert more.means(name)[[1, 3]] == pytest.approx(few.means(name), rel=2e-3, abs=2e-5), name
 
 
-def test_halving_the_segments_of_release_changes_released_drug_by_below_half_a_percent() -> None:
+def test_halving_release_segments_changes_released_drug_by_below_half_a_percent() -> None:
     rise = (Heating(0.0, 600.0, 600.0, "imposed", 316.15, None),)
     t = treatment(THERMOSENSITIVE, heat=rise, end_h=1 / 6)
     coarse, fine = (after(t, (1 / 6,), share=s)[:, 1:5].sum(dim=1) for s in (0.05, 0.025))
     assert coarse == pytest.approx(fine, rel=5e-3)
 
 
-def test_a_voxel_in_which_nothing_moves_follows_its_ordinary_equations() -> None:
+def test_a_voxel_without_transport_solves_its_ordinary_equations() -> None:
     """Against scipy's solution of the equations of docs/physics.md, written down here once more."""
     n = 5
     tumour = torch.zeros((n, n, n), dtype=torch.float64)
@@ -238,10 +238,8 @@ def test_a_voxel_in_which_nothing_moves_follows_its_ordinary_equations() -> None
     assert U.numpy() == pytest.approx(exact, rel=1e-4)
 
 
-def test_an_emptied_pool_stays_where_its_transporter_can_fill_it() -> None:
-    """An error of the step far above K_e once led the pool through the pole of F/(F + K_e) and on
-    without end.
-    """
+def test_newton_does_not_pass_the_pole_of_a_saturable_transporter() -> None:
+    """With a step error far above K_e an earlier version diverged past the pole of F/(F + K_e)."""
     one = torch.ones((2, 2, 2), dtype=torch.float64)
     model = TumourModel.from_maps(
         TissueMaps(one, one, 0.3 * one, 0.03 * one, 7.4 * one), None, {"P": 0.0}
@@ -282,7 +280,7 @@ def test_flow_is_solved_once_unless_radiation_changes_the_driving_pressure() -> 
     )  # normal tissue keeps its own driving pressure
 
 
-def test_a_users_carrier_has_the_permeability_of_its_file_not_that_of_the_fit(
+def test_a_user_carrier_has_the_permeability_of_its_file(
     tmp_path: Path,
 ) -> None:
     text = (
@@ -333,7 +331,7 @@ def test_heat_lowers_pressure_and_opens_walls_unless_its_effects_are_left_out() 
     assert len(without.segments()) < len(course.segments())
 
 
-def test_segments_are_short_where_heat_acts_and_long_where_it_does_not() -> None:
+def test_segments_are_short_during_heat_effects_only() -> None:
     tissue = tissue_from_phantom(SMALL, "cpu")
     t = treatment(THERMOSENSITIVE, heat=warm(60, ramp_s=0.0), end_h=240.0, images_h=())
     parts = TreatmentTimeline(Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t).segments()
@@ -374,7 +372,7 @@ def course_of(heat: tuple[Heating, ...]) -> tuple[TemperatureCourse, torch.Tenso
     return course, tissue.maps.tumour > 0.5
 
 
-def test_pennes_equation_warms_a_small_tumour_below_the_target_and_lets_it_cool() -> None:
+def test_by_pennes_a_small_tumour_stays_below_the_target_and_cools() -> None:
     imposed, inside = course_of(warm(60))
     solved, _ = course_of(warm(60, "pennes"))
     body = value("T_body")
@@ -383,7 +381,7 @@ def test_pennes_equation_warms_a_small_tumour_below_the_target_and_lets_it_cool(
     assert float(solved(4 * HOUR)[inside].max()) == pytest.approx(body, abs=0.02)
 
 
-def test_heated_twice_by_pennes_the_second_starts_from_what_is_still_warm() -> None:
+def test_a_second_heating_by_pennes_starts_from_the_residual_heat() -> None:
     twice = (*warm(20, "pennes"), Heating(25 * 60.0, 45 * 60.0, 300.0, "pennes", 315.15, None))
     course, inside = course_of(twice)
     alone, _ = course_of((Heating(25 * 60.0, 45 * 60.0, 300.0, "pennes", 315.15, None),))
@@ -410,14 +408,14 @@ def thermometry(
     return (Heating(0.0, 1800.0, 0.0, "imposed", None, path),)
 
 
-def test_measured_temperatures_do_what_the_same_scheduled_ones_do(tmp_path: Path) -> None:
+def test_measured_and_scheduled_temperatures_are_equivalent(tmp_path: Path) -> None:
     measured, inside = course_of(thermometry(tmp_path, SMALL.shape))
     scheduled, _ = course_of(warm(30, ramp_s=0.0))
     for t in (0.0, 900.0, 1799.0, 1801.0):
         assert measured(t)[inside] == pytest.approx(scheduled(t)[inside], abs=1e-4)
 
 
-def test_measured_heat_that_closes_vessels_is_warned_of(tmp_path: Path) -> None:
+def test_measured_heat_that_closes_vessels_gives_a_warning(tmp_path: Path) -> None:
     tissue, heat = tissue_from_phantom(SMALL, "cpu"), thermometry(tmp_path, SMALL.shape)
     mild = temperature_course(treatment(THERMOSENSITIVE, heat=heat), tissue)[1]
     changed(heat[0].file, lambda a: a + 4)  # type: ignore[arg-type]
@@ -541,14 +539,14 @@ def test_maps_that_cannot_be_used_are_refused(
         simulate(files)
 
 
-def test_a_ph_is_never_guessed(files: MapFiles) -> None:
+def test_without_a_ph_the_simulation_is_refused(files: MapFiles) -> None:
     none = replace(files, ph=None)
     with pytest.raises(InputError, match="--assume-ph"):
         simulate(none)
     assert any("6.9 is assumed" in a for a in simulate(none, assume_ph=6.9).assumptions)
 
 
-def test_one_tumour_is_asked_for(files: MapFiles) -> None:
+def test_a_simulation_needs_exactly_one_tumour(files: MapFiles) -> None:
     t = treatment(FREE)
     with pytest.raises(InputError, match="one tumour"):
         run_simulation(t)
@@ -556,7 +554,7 @@ def test_one_tumour_is_asked_for(files: MapFiles) -> None:
         run_simulation(t, phantom=SMALL, maps=files)
 
 
-def test_the_folder_holds_what_the_result_says(tmp_path: Path) -> None:
+def test_the_folder_holds_the_numbers_of_the_result(tmp_path: Path) -> None:
     s = run(treatment(THERMOSENSITIVE, heat=warm(30, ramp_s=0.0), images_h=(0.5, 1.0), end_h=1.0))
     out = write_simulation(tmp_path / "out", s, {"simulate": QUICK.model_dump()})
     saved = np.asarray(nib.load(out / "fields/vessel_free.nii.gz").dataobj)

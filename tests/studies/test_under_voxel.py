@@ -146,7 +146,7 @@ def tensors(pools: PoolCoefficients) -> list[Tensor]:
     ]
 
 
-def test_the_model_of_every_draw_at_once_is_the_model_of_each_draw_on_its_voxels() -> None:
+def test_the_batched_model_equals_the_model_of_each_draw() -> None:
     """Voxels of a cluster are the same: the voxel model's pools, grouped, are those of the drawn
     clusters.
     """
@@ -176,7 +176,7 @@ def test_the_model_of_every_draw_at_once_is_the_model_of_each_draw_on_its_voxels
 
 
 @pytest.mark.parametrize("formulation", [FREE, PEGYLATED, THERMOSENSITIVE])
-def test_plasma_of_all_draws_is_each_draws_plasma(formulation: Formulation) -> None:
+def test_batched_plasma_equals_the_plasma_of_each_draw(formulation: Formulation) -> None:
     """Through a bolus, an infusion and the time after both; read from the start of each stretch,
     end included.
     """
@@ -204,7 +204,7 @@ def together() -> Exposure:
     return solve_exposure(under(factors=FACTORS, ramp=0.0), treatment(ramp=0.0))
 
 
-def test_a_draw_alone_is_the_draw_in_its_batch(together: Exposure) -> None:
+def test_a_single_draw_equals_the_draw_in_its_batch(together: Exposure) -> None:
     """Only the steps are common to all draws: the difference is that of the tolerance."""
     for d in (0, 3):
         alone = solve_exposure(under(slice(d, d + 1), FACTORS, ramp=0.0), treatment(ramp=0.0))
@@ -223,7 +223,7 @@ def test_a_draw_alone_is_the_draw_in_its_batch(together: Exposure) -> None:
             ), law
 
 
-def test_mass_is_conserved_and_every_draw_and_cluster_is_there(together: Exposure) -> None:
+def test_mass_is_conserved_for_every_draw_and_cluster(together: Exposure) -> None:
     assert together.mass_balance_error < 1e-12
     assert together.cells.shape == (4, 2, 3, len(together.distances_m))
     assert together.means["intracellular"].shape == together.half_distance.shape == (4, 2, 3)
@@ -292,7 +292,7 @@ def test_coefficients_at_the_middle_of_segments_are_accurate_enough() -> None:
     assert 0 < float(apart) < 5e-3
 
 
-def test_vessels_too_close_for_their_spread_leave_tissue_to_every_class() -> None:
+def test_the_spread_of_radii_is_limited_so_that_every_class_has_tissue() -> None:
     few = under()
     wide = {**few.values, "spread_Rt": tensor((0.6, 0.6, 0.6, 0.6))}
     c = replace(few, maps=replace(few.maps, v_p=10 * few.maps.v_p), values=wide).cylinders()

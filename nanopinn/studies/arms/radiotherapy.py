@@ -180,8 +180,8 @@ def _notes(fits: Sequence[FitResult], shared_sd: float) -> tuple[str, ...]:
             " another drug would be attributed to it."
         ),
         (
-            "The time of the peak is drawn from its prior; the posterior of the peaks is computed for"
-            " each draw."
+            "The time of the peak is drawn from its prior; the posterior of the peaks is computed"
+            " for each draw."
         ),
     ]
     if not shared_sd and not all(AIF_SCALE in [s.name for s in f.scalars] for f in fits):
