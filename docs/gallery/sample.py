@@ -1,6 +1,4 @@
-"""A small synthetic study for the examples and its fit. Both are made once per folder and stand in
-for your own files.
-"""
+"""A small synthetic study and its fit, made once per folder, in place of your own files."""
 
 import sys
 import tempfile

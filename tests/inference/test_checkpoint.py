@@ -1,4 +1,4 @@
-"""What is written of a fit can be read back, and nothing else."""
+"""Saved fits and checkpoints are read back unchanged, and other files are refused."""
 
 from __future__ import annotations
 

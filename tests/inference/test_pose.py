@@ -1,4 +1,4 @@
-"""What a voxel's curve may do by itself is no news of the flow."""
+"""Sensitivity of the contrast curves of voxels to parameters that vary within a voxel."""
 
 from __future__ import annotations
 

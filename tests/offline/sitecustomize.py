@@ -1,10 +1,9 @@
-"""First on PYTHONPATH, it watches a Python process and its children: whoever asks for the network
-is refused, and written down.
+"""Refuses and records every use of the network by a Python process and its children.
 
-An audit hook sees every module's use of Python's sockets and cannot be taken away again. Attempts
-go to a file, because libraries that send such things tend to hide that they failed. Two things are
-let through: files of this machine (AF_UNIX), by which processes speak, and to bind an address of
-this machine, by which urllib3 learns at its import whether there is IPv6.
+The module is first on PYTHONPATH. An audit hook receives every use of Python's sockets and cannot
+be removed. Attempts are written to a file, because libraries may hide that a request failed. Two
+uses are allowed: sockets of this machine (AF_UNIX), by which processes communicate, and binding an
+address of this machine, by which urllib3 tests for IPv6 at its import.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The parameter table: its units are units, every row is used, and a spoiled table is refused."""
+"""The parameter table: valid units, use of every row, and refusals of invalid tables."""
 
 from __future__ import annotations
 

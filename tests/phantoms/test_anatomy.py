@@ -1,4 +1,4 @@
-"""The phantom's tissue is a tumour in normal tissue, however small the field of view."""
+"""The phantom's tissue is a tumour in normal tissue at any size of the field of view."""
 
 from __future__ import annotations
 

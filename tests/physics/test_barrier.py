@@ -1,4 +1,4 @@
-"""Barriers: where the net flux vanishes, what series do, what pumps do."""
+"""Barriers: equilibria, conductances in series, and active efflux."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What heating does to pressure and walls: as measured at the end, held, recovered, renewed, and
-one factor for each draw.
+"""Effects of heating on pressure and vessel walls: published values, recovery, repetition and
+draws.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one model: what it prints, what radiation changes in it, and its pools at rest."""
+"""The tumour model: its description, the effects of radiation, and the equilibria of its pools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Oxygen around a vessel against a boundary-value solver, and what must be so."""
+"""Oxygen around a vessel compared with a boundary-value solver, and its invariants."""
 
 from __future__ import annotations
 

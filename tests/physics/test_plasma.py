@@ -1,6 +1,4 @@
-"""Plasma curves against scipy's solution of the compartments they stand for, areas, and behaviour
-at events.
-"""
+"""Plasma curves compared with scipy's solution of their compartments, their areas, and events."""
 
 from __future__ import annotations
 

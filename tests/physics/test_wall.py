@@ -1,4 +1,4 @@
-"""The vessel wall and the release law: limits, signs, round trips."""
+"""The vessel wall and the release law: limits, signs and inversions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""From the command line: a hostile file ends in one paragraph and exit code 3, and nothing of a
-header's text reaches what is written.
+"""A hostile file ends a command with one paragraph and exit code 3, and no text of its header is
+written to results.
 """
 
 from __future__ import annotations

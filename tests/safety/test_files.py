@@ -1,4 +1,4 @@
-"""What is handed over under a file's name: only a regular file is opened, whatever reads it."""
+"""Only regular files are opened by any reader."""
 
 from __future__ import annotations
 

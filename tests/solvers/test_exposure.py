@@ -1,4 +1,4 @@
-"""What cells see along a march: closed forms, scipy, and counts of tissue that is known."""
+"""Exposure and cell kill in Krogh cylinders compared with closed forms and scipy."""
 
 from __future__ import annotations
 

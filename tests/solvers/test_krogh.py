@@ -1,5 +1,5 @@
-"""Cylinders around vessels: closed solutions, an independent discretisation, the voxel in the
-limit, conservation.
+"""Krogh cylinders compared with closed solutions, an independent discretisation and the well-
+mixed voxel, and their mass balance.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is read from profiles, on profiles that are known; groups of voxels."""
+"""Distances and averages from known radial profiles, and clusters of voxels."""
 
 from __future__ import annotations
 

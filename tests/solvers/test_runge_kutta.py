@@ -1,4 +1,4 @@
-"""Runge-Kutta methods stand once: the order conditions of their tableaux, and who reads them."""
+"""Runge-Kutta methods: order conditions of the tableaux, convergence, events and repeated steps."""
 
 from __future__ import annotations
 

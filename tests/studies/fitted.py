@@ -1,4 +1,4 @@
-"""A fit that was never run, with its posterior, for what is done with fits."""
+"""A fit with a posterior that no engine computed, for tests of functions that take a fit."""
 
 from __future__ import annotations
 

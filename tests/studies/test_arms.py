@@ -1,5 +1,5 @@
-"""Arms of a comparison: the same dose in each, heat where it is answered, options and schedules
-that say the same, mistakes by name.
+"""Arms of a comparison: equal doses, heating of sensitive formulations, options and schedules,
+refusals.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Arms of treatment through a small phantom tumour: mass, draws, batches, interruption, and the
-folder that is written.
+"""Comparison of treatment arms in a small phantom: mass balance, draws, batches, resumption and
+the result folder.
 """
 
 from __future__ import annotations

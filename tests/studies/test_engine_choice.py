@@ -1,4 +1,4 @@
-"""Which engines a fit of voxels runs, and what it says of the choice."""
+"""The engines that a fit of voxels runs, and the messages about the choice."""
 
 from __future__ import annotations
 

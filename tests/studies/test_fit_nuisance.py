@@ -1,4 +1,4 @@
-"""Combinations of settings that no engine fits are refused before anything is computed."""
+"""Combinations of settings that no engine supports are refused before the computation."""
 
 from __future__ import annotations
 

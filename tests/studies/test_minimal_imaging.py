@@ -1,6 +1,4 @@
-"""Each post-dose image takes away what it should of an outcome's spread, and nothing is fitted that
-cannot be.
-"""
+"""Reduction of the uncertainty of an outcome by each post-dose image, and refusals."""
 
 from __future__ import annotations
 

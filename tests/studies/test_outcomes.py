@@ -1,6 +1,4 @@
-"""What arms are compared by: means over groups of voxels, intervals over draws, and the answer in
-words.
-"""
+"""Outcomes of arms: means over clusters, intervals over draws, and the conclusion in words."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A fit's tumour with its posterior, the draws of it and of all else, and the filtration of alike
-voxels.
+"""The tumour of a fit with its posterior, joint draws of all inputs, and the filtration of
+clusters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plans: the fit's own information, words for what cannot be, and fits that come out as planned."""
+"""Plans of imaging: expected information, refusals, and fits with the planned uncertainty."""
 
 from __future__ import annotations
 

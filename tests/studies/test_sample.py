@@ -1,5 +1,5 @@
-"""The sample study, whose truth was solved on a threefold finer grid by another scheme: what `make
-demo` does.
+"""The fit of `make demo`: the sample study, whose truth was solved on a threefold finer grid by
+another scheme.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""Schedules: the examples load as what they say, and every mistake is refused by the name of its
-field.
-"""
+"""Schedules: the packaged examples, and refusals by the name of the field."""
 
 from __future__ import annotations
 

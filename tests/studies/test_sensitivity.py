@@ -1,4 +1,4 @@
-"""Rankings of inputs: a function whose indices are known, outcomes that are not there everywhere,
+"""Rankings of inputs: a function with known indices, outcomes that are undefined at some points,
 and a small treatment.
 """
 

@@ -1,5 +1,5 @@
-"""Forward runs: nothing is lost, doses and heat do what they must, and a voxel where nothing moves
-is a system of ODEs.
+"""Simulations of treatments: mass balance, doses, heat, and a voxel without transport as a system
+of ODEs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""pH from spectra whose pH is known: phantoms, measured tubes, and scans that cannot tell."""
+"""pH maps from phantoms, from measured tubes of known pH, and refusals of unusable scans."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The spatially regularised fit: less noise where tissue is smooth, edges kept, and its errors
-honest.
+"""The spatially regularised fit reduces noise in smooth tissue, preserves edges and states its
+errors.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What time resolution costs: OSIPI's noise-free curves seen every 2, 5 and 10 s, and at uneven
-times.
+"""Effect of the time resolution: OSIPI's noise-free curves sampled every 2, 5 and 10 s and at
+uneven times.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Radiation's effect by two scans: known effects are found where images see, and nowhere else."""
+"""Effect of radiation inferred from two scans: recovery of known effects and unchanged priors
+elsewhere.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""All draws at once are each draw alone; clusters of like voxels are their voxels; time is cut
-where something moves.
+"""The sub-voxel model: batched draws equal single draws, clusters average similar voxels, and
+time segments resolve changes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a parameter is drawn from: its prior where one is stated, else its range."""
+"""Distribution of a parameter: its prior where one is stated, else its range."""
 
 from __future__ import annotations
 

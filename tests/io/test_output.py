@@ -1,4 +1,4 @@
-"""One writer at a time, and folders that are whole or absent whatever ends the run."""
+"""Output folders have one writer at a time and are complete or absent after any interruption."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Valid files, spoiled at random: they are read, or refused in one line; nothing else may come of
-them. Longer runs: benchmarks/fuzz.py.
-"""
+"""Randomly damaged files are read or refused in one line. Longer runs: benchmarks/fuzz.py."""
 
 from __future__ import annotations
 

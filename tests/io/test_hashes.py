@@ -1,4 +1,4 @@
-"""The hash in provenance is of the bytes that were read."""
+"""Hashes in the provenance are those of the bytes that were read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peaks and areas of a forward run, pressure after radiation, and what the body is exposed to."""
+"""Peaks and AUCs of a simulation, pressure after radiation, and systemic exposure."""
 
 from __future__ import annotations
 
