@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from nanopinn.imaging.cest.agent import load_agent
-from nanopinn.imaging.cest.bloch import Saturation, z_spectra
-from nanopinn.imaging.cest.ph_map import ph_image
+from nanopinn.imaging.cest.bloch import Saturation, simulate_z_spectra
+from nanopinn.imaging.cest.ph_map import estimate_ph_image
 from nanopinn.imaging.cest.ratiometric import bloch_calibration
 from nanopinn.imaging.cest.z_spectra import ZSpectra
 
@@ -30,7 +30,7 @@ def main() -> None:
     pH = rng.uniform(6.3, 7.3, SPECTRA)
     one = torch.ones(SPECTRA, dtype=torch.float64)
     began = time.perf_counter()
-    Z = z_spectra(
+    Z = simulate_z_spectra(
         agent,
         saturation,
         torch.as_tensor(ppm),
@@ -49,7 +49,9 @@ def main() -> None:
     series = Z[index] + NOISE * rng.standard_normal((*SHAPE, OFFSETS))
     began = time.perf_counter()
     spectra = ZSpectra(ppm, series, series[..., 0], np.eye(4), saturation, ())
-    found = ph_image(spectra, bloch_calibration(agent, saturation, "rex"), calibration_std=0.0)
+    found = estimate_ph_image(
+        spectra, bloch_calibration(agent, saturation, "rex"), calibration_std=0.0
+    )
     seconds = time.perf_counter() - began
     error = found.pH - pH[index]
     print(

@@ -34,7 +34,7 @@ from nanopinn.solvers.linear_pools import integrate_fixed_steps
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.operator import Interval, PoolOperator
 from nanopinn.solvers.runge_kutta import SDIRK3
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 
 HOUR, VOXEL_M, FRAMES = 3600.0, 0.5e-3, 60
 NONE = torch.zeros(0, dtype=torch.float64)
@@ -69,7 +69,9 @@ def tumour(shape: tuple[int, int, int], device: str) -> ForwardModel:
         random_map(0.01, 0.05),
         random_map(6.5, 7.2),
     )
-    return ForwardModel(Setting(maps, Grid(shape, (VOXEL_M, VOXEL_M, VOXEL_M)), 1), lambda _: {})
+    return ForwardModel(
+        TissueSetting(maps, Grid(shape, (VOXEL_M, VOXEL_M, VOXEL_M)), 1), lambda _: {}
+    )
 
 
 def bolus() -> tuple[PlasmaCurve, np.ndarray]:

@@ -24,7 +24,7 @@ from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.solvers.forward import FlowSolution, ForwardModel
 from nanopinn.solvers.grid import Domain, Grid, RimGrid, average_subcells, near_edge
 from nanopinn.solvers.pressure import solve_pressure
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 from nanopinn.verification.case import ball
 
 NONE = torch.zeros(0, dtype=torch.float64)
@@ -154,7 +154,7 @@ def refine_phantom(device: str, voxel: float, l_mm: float, finest: int) -> None:
         refine: int, rim: float | None, repeats: int
     ) -> tuple[ForwardModel, float, float, FlowSolution]:
         scalars = {"l": torch.tensor(1e-3 * l_mm, dtype=torch.float64, device=device)}
-        forward = ForwardModel(Setting(maps, grid, refine, rim), lambda _: scalars)
+        forward = ForwardModel(TissueSetting(maps, grid, refine, rim), lambda _: scalars)
         first, flow = timed(lambda: forward.solve_flow(NONE.to(device)), 1)
 
         def solve_again() -> FlowSolution:

@@ -32,7 +32,7 @@ from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.solvers.forward import FlowSolution, ForwardModel, solve_drug_for_tissues
 from nanopinn.solvers.grid import Grid, average_subcells
 from nanopinn.solvers.integrate import COARSE_STEP_OPTIONS
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 
 Array = NDArray[np.float64]
 
@@ -368,7 +368,7 @@ SERIALISABLE_PARTS: tuple[type, ...] = (
     InverseProblem,
     ModelError,
     PlasmaCurve,
-    Setting,
+    TissueSetting,
     SumOfExponentials,
     SystematicErrors,
     TissueMaps,

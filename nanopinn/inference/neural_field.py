@@ -30,9 +30,9 @@ from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.problem import EngineFit
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.solvers.adjoint import ContrastAdjoint, DrugAdjoint, gradient
+from nanopinn.solvers.adjoint import ContrastAdjoint, DrugAdjoint, gradient_by_adjoint
 from nanopinn.solvers.forward import ForwardModel
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 
 Array = NDArray[np.float64]
 
@@ -92,7 +92,9 @@ def objective_gradient(
         operator_gradients = {"contrast": contrast.operator_gradients(field_gradients[0])}
         if drug:
             operator_gradients["drug"] = drug.operator_gradients(field_gradients[1])
-    grad_theta, grad_shapes = gradient(forward, th, flow, operator_gradients, list(leaves.values()))
+    grad_theta, grad_shapes = gradient_by_adjoint(
+        forward, th, flow, operator_gradients, list(leaves.values())
+    )
     prior = problem.prior_residual(theta)
     objective = 0.5 * (float(chi2.detach()) + float(prior @ prior))
     return ObjectiveGradient(
@@ -148,7 +150,7 @@ class FeatureNetwork(torch.nn.Module):
         )
 
 
-def network_inputs(setting: Setting, length_m: float) -> Tensor:
+def network_inputs(setting: TissueSetting, length_m: float) -> Tensor:
     """Inputs of the network for every voxel of the tumour: position relative to the correlation
     length, standardised ln PS, porosity, pH, and depth below the tumour surface.
 
@@ -175,7 +177,7 @@ def network_inputs(setting: Setting, length_m: float) -> Tensor:
     return torch.cat([(position - position.mean(dim=0)) / (length_m / 2.5), tissue], dim=1)
 
 
-def evaluate_shapes(network: FeatureNetwork, setting: Setting, prior_sd: float) -> Tensor:
+def evaluate_shapes(network: FeatureNetwork, setting: TissueSetting, prior_sd: float) -> Tensor:
     """Basis functions of a field from the features of its network.
 
     Args:
@@ -195,7 +197,7 @@ def evaluate_shapes(network: FeatureNetwork, setting: Setting, prior_sd: float) 
     return centre_shapes(shapes, inside, prior_sd)
 
 
-def field_network(setting: Setting, length_m: float, seed: int = 0) -> FeatureNetwork:
+def field_network(setting: TissueSetting, length_m: float, seed: int = 0) -> FeatureNetwork:
     """The untrained network of a field, which is determined by setting and seed.
 
     Args:

@@ -50,7 +50,7 @@ from nanopinn.progress import Progress
 from nanopinn.results import ScalarEstimate
 from nanopinn.settings import FitSettings
 from nanopinn.solvers.grid import Domain, Grid
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 
 Array = NDArray[np.float64]
 
@@ -190,7 +190,7 @@ def pose_problem_from_images(
     notes += _drug_assumptions(bool(drug))
     problem = InverseProblem(
         unknowns=unknowns,
-        setting=Setting(tissue, grid, *FLOW_REFINE[settings.preset]),
+        setting=TissueSetting(tissue, grid, *FLOW_REFINE[settings.preset]),
         kinetics=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
         local_kinetics=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
         aif=imaging.aif,

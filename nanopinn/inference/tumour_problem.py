@@ -22,7 +22,7 @@ from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.solvers.forward import FlowSolution, ForwardModel
 from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.runge_kutta import TR_BDF2, Scheme
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 
 Array = NDArray[np.float64]
 
@@ -89,7 +89,7 @@ class TumourProblem(Problem[ForwardModel, Fields]):
         model_error: prior of the error of the equations; None where they are exact.
     """
 
-    setting: Setting
+    setting: TissueSetting
     kinetics: Tensor
     local_kinetics: Tensor
     aif: PlasmaCurve

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from nanopinn.cohort.bids_derivatives import write_raw_description
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import load_agent
-from nanopinn.imaging.cest.bloch import Saturation, z_spectra
+from nanopinn.imaging.cest.bloch import Saturation, simulate_z_spectra
 from nanopinn.imaging.dce.aif import load_aif
-from nanopinn.imaging.dce.signal import signal, signal_from_concentration
+from nanopinn.imaging.dce.signal import signal_from_concentration, spgr_signal
 from nanopinn.imaging.geometry import resample
 from nanopinn.io.array_volume import as_array_volume
 from nanopinn.io.output import atomic_output_folder
@@ -228,7 +228,7 @@ class _ScanSimulation:
 
     def image_dce_and_vfa(self) -> None:
         """DCE series and VFA set: the signal of the voxel's fine cells, averaged, with noise."""
-        base = signal(S0, self.anatomy.T1, TR_S, FLIP_DEG)
+        base = spgr_signal(S0, self.anatomy.T1, TR_S, FLIP_DEG)
         sd = float(self.voxels(base)[self.mask].mean()) / self.settings.snr
         contrast = np.nan_to_num(self.truth.contrast)
         series = signal_from_concentration(
@@ -246,7 +246,7 @@ class _ScanSimulation:
             Hematocrit=value("Hct"),
         )
         for flip in VFA_DEG:
-            image = self.voxels(signal(S0, self.anatomy.T1, TR_S, flip))
+            image = self.voxels(spgr_signal(S0, self.anatomy.T1, TR_S, flip))
             # a VFA image is averaged over repeats and has a third of the noise of one frame
             self.images[f"vfa_fa{flip:02.0f}"] = self.volume(
                 self.add_noise(image, sd / 3), **shared, FlipAngle=flip
@@ -270,7 +270,7 @@ class _ScanSimulation:
         one = torch.ones_like(flat)
         shift = torch.as_tensor(self.rng.uniform(-0.2, 0.2)) * one
         Z = (
-            z_spectra(
+            simulate_z_spectra(
                 load_agent("iopamidol"),
                 saturation,
                 torch.as_tensor(CEST_PPM)[None] - shift[:, None],

@@ -25,7 +25,7 @@ from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Domain, Grid
 from nanopinn.solvers.integrate import drug_nodes
 from nanopinn.solvers.runge_kutta import SDIRK3
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 
 Array = NDArray[np.float64]
 
@@ -233,7 +233,7 @@ def solve_truth(
             name: torch.as_tensor(domain.crop(f, 0.0))[None] for name, f in anatomy.fields.items()
         },
     )
-    setting = Setting(maps, Grid(domain.shape, spacing_m), flow_refine=1)
+    setting = TissueSetting(maps, Grid(domain.shape, spacing_m), flow_refine=1)
     none = torch.zeros(0, dtype=torch.float64)
     numbers = {k: torch.tensor(v, dtype=torch.float64) for k, v in scalars.items()}
     numbers |= {name: torch.ones(1, dtype=torch.float64) for name in anatomy.fields}

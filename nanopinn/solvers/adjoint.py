@@ -143,7 +143,7 @@ def _integrate_given_steps(
     return integrate_adaptive(intervals, nothing, nodes, keep_stages=True, nodes=nodes)
 
 
-def gradient(
+def gradient_by_adjoint(
     forward: ForwardModel,
     theta: Tensor,
     flow: FlowSolution,

@@ -37,7 +37,7 @@ from nanopinn.solvers.linear_pools import (
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_tangents, solve_pressure
 from nanopinn.solvers.runge_kutta import TR_BDF2, Scheme
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 
 #: Scalars of the model (SI) as a function of the parameter vector.
 ScalarsFunction = Callable[[Tensor], Mapping[str, Tensor]]
@@ -110,7 +110,7 @@ class ForwardModel:
 
     def __init__(
         self,
-        setting: Setting,
+        setting: TissueSetting,
         scalars_from_theta: ScalarsFunction,
         pressure: Tensor | None = None,
         factors: Mapping[str, Number] | None = None,

@@ -29,7 +29,7 @@ from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.fluxes import Advection
 from nanopinn.solvers.forward import FlowSolution, ForwardModel
 from nanopinn.solvers.operator import Interval
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 
 Array = NDArray[np.float64]
 #: Change of a quantity from one time (s) to another, 0 or positive.
@@ -295,7 +295,7 @@ class TreatmentTimeline:
 
     def __init__(
         self,
-        setting: Setting,
+        setting: TissueSetting,
         scalars: Mapping[str, float | Array],
         treatment: Treatment,
         temperature: TemperatureCourse | None = None,

@@ -16,7 +16,7 @@ from nanopinn.solvers.integrate import drug_nodes
 
 
 @dataclass(frozen=True)
-class Setting:
+class TissueSetting:
     """Tissue on a grid, and the refinement on which its flow is solved.
 
     Attributes:
@@ -55,7 +55,7 @@ class Setting:
                 remedy="Widen the box or shrink the mask.",
             )
 
-    def refined(self, factor: int) -> Setting:
+    def refined(self, factor: int) -> TissueSetting:
         """The tissue with every cell divided into ``factor^3``, along limited slopes."""
         m = self.maps
         PS, phi, v_p, pH = (subdivide_with_slopes(t, factor) for t in (m.PS, m.phi, m.v_p, m.pH))
@@ -73,7 +73,7 @@ class Setting:
         return drug_nodes(images_s, **steps, jumps_s=self.release_jump_times_s)
 
     @cached_property
-    def flow_setting(self) -> Setting:
+    def flow_setting(self) -> TissueSetting:
         """The tissue on the grid of the flow."""
         fine = self.refined(self.flow_refine)
         if self.rim is None or self.flow_refine == 1:

@@ -25,7 +25,7 @@ from nanopinn.inference.observations import DrugObservation, Quantity
 from nanopinn.inference.pose import pose_problem_from_images
 from nanopinn.inference.saved_fit import load_fitted_problem
 from nanopinn.inference.tumour_problem import Fields
-from nanopinn.inference.uncertainty.design import ExperimentDesign, design
+from nanopinn.inference.uncertainty.design import ExperimentDesign, build_experiment_design
 from nanopinn.inference.unknowns import Unknown
 from nanopinn.parameters import HOUR
 from nanopinn.progress import Progress, ignore_progress
@@ -327,7 +327,7 @@ def _evaluate_design(
 ) -> ExperimentDesign:
     fields = problem.solve(theta, problem.forward(), tangents=True)
     problem = replace(problem, drug=expected_observations(problem, fields, source.planned_images))
-    return design(problem, theta, fields, len(source.candidates))
+    return build_experiment_design(problem, theta, fields, len(source.candidates))
 
 
 def _candidates(settings: PlanSettings, taken: Sequence[PlannedImage]) -> tuple[PlannedImage, ...]:

@@ -25,8 +25,8 @@ from nanopinn.imaging.dce.signal import (
     baseline_sensitivity,
     estimate_concentration,
     select_enhancement_model,
-    signal,
     signal_from_concentration,
+    spgr_signal,
 )
 from nanopinn.imaging.dce.tissue_concentration import frame_noise
 from nanopinn.imaging.imaging_data import ImagingMaps
@@ -212,7 +212,7 @@ def _simulate_concentration(
     )
     curves = np.full((len(t), *inside.shape), np.nan)
     curves[:, inside] = evaluate(extended_tofts, parameters, InputCurve(aif, t))[0].T.numpy()
-    base = signal(S0, tissue.T1, TR_S, FLIP_DEG)
+    base = spgr_signal(S0, tissue.T1, TR_S, FLIP_DEG)
     series = signal_from_concentration(
         curves, base, tissue.T1, TR_S, FLIP_DEG, acquisition.relaxivity
     )

@@ -38,7 +38,7 @@ from nanopinn.settings import PhantomSettings, SimulationSettings
 from nanopinn.solvers.linear_pools import solve_bioheat
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.time_partition import TreatmentTimeline
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 from nanopinn.studies.schedule import read_schedule
 from nanopinn.studies.simulation_outputs import TumourRecorder, build_simulation
 from nanopinn.studies.tissue_source import (
@@ -324,7 +324,7 @@ def run_simulation(
     show("tissue", 0.0, {})
     tissue = _load_tissue(folder, phantom, maps, result, settings)
     rim = None if settings.rim_mm is None else settings.rim_mm * MM
-    setting = Setting(tissue.maps, tissue.grid, settings.refine, rim)
+    setting = TissueSetting(tissue.maps, tissue.grid, settings.refine, rim)
     return _simulate_treatment(
         treatment, tissue, setting, settings, show, read, time.perf_counter() - began
     )
@@ -349,7 +349,7 @@ def run_arm(
         InputError: an input cannot be used.
     """
     tissue = patient.tissue
-    setting = Setting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
+    setting = TissueSetting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
     return _simulate_treatment(
         arm.treatment,
         tissue,
@@ -362,7 +362,7 @@ def run_arm(
 def _simulate_treatment(
     treatment: Treatment,
     tissue: SimulatedTissue,
-    setting: Setting,
+    setting: TissueSetting,
     settings: SimulationSettings,
     show: Progress,
     read: tuple[Path, ...] = (),

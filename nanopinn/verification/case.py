@@ -11,7 +11,7 @@ import torch
 from nanopinn.imaging.dce.impulse_response import PlasmaCurve
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.solvers.grid import Grid
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def ball(radius: float, widen: float, n: int) -> tuple[Grid, torch.Tensor]:
     return Grid((n, n, n), (h, h, h)), r
 
 
-def small_tissue() -> tuple[Setting, PlasmaCurve, np.ndarray]:
+def small_tissue() -> tuple[TissueSetting, PlasmaCurve, np.ndarray]:
     """A heterogeneous ball of tumour in 12^3 voxels, a sharp bolus, and 30 frame times (s)."""
     generator = torch.Generator().manual_seed(3)
     grid, r = ball(2e-3, 1.5, 12)
@@ -91,4 +91,4 @@ def small_tissue() -> tuple[Setting, PlasmaCurve, np.ndarray]:
     aif = PlasmaCurve(
         times_s=t, plasma_mM=np.where(t > 20, 6.0 * np.exp(-(t - 22) / 60) + 1.0, 0.0)
     )
-    return Setting(maps, grid, 1), aif, np.cumsum(np.linspace(4.0, 18.0, 30))
+    return TissueSetting(maps, grid, 1), aif, np.cumsum(np.linspace(4.0, 18.0, 30))

@@ -33,7 +33,7 @@ from nanopinn.solvers.nonlinear_pools import EvolutionResult, Tolerance, integra
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.runge_kutta import SDIRK3, TR_BDF2
 from nanopinn.solvers.time_partition import TreatmentTimeline
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 from nanopinn.verification.case import VerificationCase, order_of_convergence, small_tissue
 
 
@@ -79,7 +79,7 @@ def release_chain() -> list[VerificationCase]:
 def contrast_is_tofts() -> list[VerificationCase]:
     """V7: without flow and diffusion between cells the contrast agent follows extended Tofts."""
     setting, aif, frames = small_tissue()
-    still = Setting(
+    still = TissueSetting(
         setting.maps, Grid(setting.grid.shape, (1.0, 1.0, 1.0)), 1
     )  # cells of 1 m: no flux through their faces matters
     forward = ForwardModel(still, lambda th: {"q": torch.tensor(1e-20, dtype=torch.float64)})
@@ -135,7 +135,7 @@ def _mass_balance_case(name: str, observed: float) -> VerificationCase:
     )
 
 
-def _evolve_heated_tissue(setting: Setting) -> EvolutionResult:
+def _evolve_heated_tissue(setting: TissueSetting) -> EvolutionResult:
     """Thermosensitive liposomes with an hour of heat, over a day, with all pools."""
     dose = GivenDose(THERMOSENSITIVE, Dose(0.0, value("Dose")))
     treatment = Treatment(

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from nanopinn.errors import InputError
 from nanopinn.imaging import registration as placement
 from nanopinn.imaging.cest.agent import load_agent
-from nanopinn.imaging.cest.bloch import Saturation, z_spectra
+from nanopinn.imaging.cest.bloch import Saturation, simulate_z_spectra
 from nanopinn.imaging.cest.ph_on_dce_grid import load_ph
 from nanopinn.imaging.cest.ph_scan import CestOptions, measure_ph
 from nanopinn.imaging.dce.t1 import T1Source, load_native_t1
@@ -358,7 +358,7 @@ def test_a_b0_map_is_registered_with_its_cest_scan(anatomy: np.ndarray, tmp_path
     b0 = np.linspace(-0.3, 0.3, n).reshape(shape)
     one = torch.ones(n, dtype=torch.float64)
     tissue = {"pH": 6.8 * one, "molar": 0.03 * one, "T1_s": 1.6 * one, "T2_s": 0.1 * one}
-    Z = z_spectra(
+    Z = simulate_z_spectra(
         agent, Saturation(7.0, 3.0, 5.0), torch.as_tensor(ppm[None] - b0.reshape(-1, 1)), **tissue
     ).numpy()
     scan = 50 + seen_at(anatomy, true @ slab, shape)

@@ -27,7 +27,7 @@ from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.fluxes import divergence
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Grid, average_subcells
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 
 from .test_engines import small_problem
 
@@ -271,7 +271,7 @@ def solved(maps: TissueMaps, inflow: float | None = None) -> tuple[torch.Tensor,
     none = torch.zeros(0, dtype=torch.float64)
     scalars = {} if inflow is None else {INFLOW: torch.full((1,), inflow, dtype=torch.float64)}
     forward = ForwardModel(
-        Setting(maps, Grid((*maps.phi.shape,), (0.5e-3,) * 3), 2), lambda _: scalars
+        TissueSetting(maps, Grid((*maps.phi.shape,), (0.5e-3,) * 3), 2), lambda _: scalars
     )
     flow = forward.solve_flow(none)
     return flow.p, forward.solve_contrast(none, flow, ONE_CURVE, np.arange(0.0, 90.0, 15.0))[0]
@@ -307,7 +307,7 @@ def test_a_tumour_at_the_edge_of_the_box_is_refused_without_cut_faces(
 
 def test_missing_frames_change_no_other_frame() -> None:
     forward = ForwardModel(
-        Setting(spherical_tumour(), Grid((10, 10, 10), (0.5e-3,) * 3), 1), lambda _: {}
+        TissueSetting(spherical_tumour(), Grid((10, 10, 10), (0.5e-3,) * 3), 1), lambda _: {}
     )
     none = torch.zeros(0, dtype=torch.float64)
     flow = forward.solve_flow(none)

@@ -26,7 +26,7 @@ from nanopinn.progress import ignore_progress
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Grid, average_subcells
 from nanopinn.solvers.runge_kutta import SDIRK3
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 
 NOISE = 0.03
 
@@ -73,7 +73,7 @@ def small_problem(
         for hours in (1.0, 12.0)
         for kind in ("encapsulated", "released")
     )
-    setting = Setting(
+    setting = TissueSetting(
         maps, Grid((n, n, n), (h, h, h)), 2
     )  # a voxel is as wide as l: the flow needs a finer grid
     no_spread = torch.zeros((2, 2, n, n, n), dtype=torch.float64)

@@ -31,7 +31,7 @@ from nanopinn.solvers.forward import ForwardModel, solve_drug_for_tissues
 from nanopinn.solvers.grid import Grid, average_subcells
 from nanopinn.solvers.integrate import split_at_jumps
 from nanopinn.solvers.runge_kutta import SDIRK3
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 from tests.variants import for_each
 
 from .test_engines import small_problem
@@ -216,7 +216,7 @@ def test_a_cell_whose_release_jumps_agrees_with_another_integrator() -> None:
     one = torch.ones((3, 3, 3), dtype=torch.float64)
     centre = torch.zeros_like(one)
     centre[1, 1, 1] = 1.0
-    setting = Setting(
+    setting = TissueSetting(
         TissueMaps(centre, 1e-30 * one, 0.3 * one, 0.03 * one, 6.8 * one),
         Grid((3, 3, 3), (1.0, 1.0, 1.0)),
         1,

@@ -12,7 +12,7 @@ import torch
 from nanopinn.parameters import default_scalars
 from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
 from nanopinn.physics.tumour import TumourModel
-from nanopinn.solvers.adjoint import gradient
+from nanopinn.solvers.adjoint import gradient_by_adjoint
 from nanopinn.solvers.derivatives import propagate_tangent, solve_adjoint
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.nonlinear_pools import EvolutionResult, Tolerance, integrate_adaptive
@@ -211,5 +211,5 @@ def test_the_gradient_of_scalars_equals_their_tangents() -> None:
         for j in range(len(names))
     ]
     (grad_operator,), _ = solve_adjoint(run, weights)
-    backward = gradient(forward, theta, flow, {"drug": [grad_operator.operator]})[0]
+    backward = gradient_by_adjoint(forward, theta, flow, {"drug": [grad_operator.operator]})[0]
     assert backward.tolist() == pytest.approx(forwards, rel=1e-10)

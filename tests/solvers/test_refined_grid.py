@@ -20,7 +20,7 @@ from nanopinn.solvers.pressure import (
     pressure_tangents,
     solve_pressure,
 )
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 from nanopinn.verification.case import small_tissue
 
 NONE = torch.zeros(0, dtype=torch.float64)
@@ -187,4 +187,4 @@ def test_the_rim_holds_the_voxels_within_its_depth(distance: float, voxels: int)
 def test_an_invalid_rim_depth_is_refused(rim: float) -> None:
     setting, _, _ = small_tissue()
     with pytest.raises(InputError, match="rim"):
-        Setting(setting.maps, setting.grid, 2, rim)
+        TissueSetting(setting.maps, setting.grid, 2, rim)

@@ -14,7 +14,7 @@ from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.linear import SolverError
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.operator import Interval
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 from nanopinn.verification.case import small_tissue
 from tests.variants import for_each
 
@@ -79,7 +79,9 @@ def test_a_grid_of_one_voxel_is_refused() -> None:
 def test_a_tumour_at_the_boundary_of_the_box_is_refused() -> None:
     setting, _, _ = small_tissue()
     with pytest.raises(InputError, match="tumour mask"):
-        Setting(replace(setting.maps, tumour=torch.ones_like(setting.maps.tumour)), setting.grid)
+        TissueSetting(
+            replace(setting.maps, tumour=torch.ones_like(setting.maps.tumour)), setting.grid
+        )
 
 
 def test_a_plasma_curve_that_is_not_finite_is_an_error_that_names_the_time() -> None:

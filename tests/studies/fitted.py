@@ -20,7 +20,7 @@ from nanopinn.physics.plasma import Dose
 from nanopinn.physics.tissue_maps import MARGIN_M, TissueMaps
 from nanopinn.physics.treatment import Fraction, GivenDose, RadiationCourse, Treatment
 from nanopinn.solvers.grid import Domain, Grid
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 
 VOXEL = 0.5e-3
 
@@ -77,7 +77,7 @@ def ended() -> tuple[FittedProblem, np.ndarray, np.ndarray]:
         torch.zeros(count, 3, 1).double(),
     )
     local = torch.stack([maps.PS, maps.phi, maps.v_p])
-    setting = Setting(maps, Grid(domain.shape, (VOXEL,) * 3), 1)
+    setting = TissueSetting(maps, Grid(domain.shape, (VOXEL,) * 3), 1)
     problem = InverseProblem(
         unknowns,
         setting,

@@ -19,7 +19,7 @@ from nanopinn.physics.formulation_library import FREE, PEGYLATED, PH_SENSITIVE, 
 from nanopinn.physics.treatment import Fraction
 from nanopinn.results import CheckResult, FitResult
 from nanopinn.solvers.forward import ForwardModel
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 from nanopinn.studies.arms.draws import CONVENTIONS, InputDraws, Patient, draw_inputs
 from nanopinn.studies.arms.microscale import cluster_flow, cluster_tumour_voxels
 
@@ -214,7 +214,7 @@ def test_filtration_of_groups_is_that_of_a_full_solve_for_each_draw(
     for i in (0, 7):
         scalars = {k: torch.as_tensor(v) for k, v in draws.scalars_at_draw(i).items()}
         here = {"p_e": float(factors["p_e"][i]), "SV": 2.0}  # type: ignore[index]
-        setting = Setting(patient.tissue.maps, patient.tissue.grid, 1)
+        setting = TissueSetting(patient.tissue.maps, patient.tissue.grid, 1)
         full = (
             ForwardModel(setting, lambda _, s=scalars: s, factors=here)
             .solve_flow(torch.zeros(0))

@@ -22,7 +22,7 @@ from nanopinn.report.treatment_summary import format_simulation
 from nanopinn.results import Simulation
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import average_subcells
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 from nanopinn.studies.arms.draws import Patient
 from nanopinn.studies.simulate import run_arm
 from nanopinn.studies.simulation_outputs import plasma_exposure
@@ -102,7 +102,7 @@ def test_pressure_after_radiation_is_that_of_its_factors_at_the_time(patient: Pa
     scalars = {
         k: torch.as_tensor(v, dtype=torch.float64) for k, v in patient.tissue.scalars.items()
     }
-    setting = Setting(patient.tissue.maps, patient.tissue.grid, patient.flow_refine)
+    setting = TissueSetting(patient.tissue.maps, patient.tissue.grid, patient.flow_refine)
     p = (
         ForwardModel(setting, lambda _: scalars, factors={"p_e": 0.5, "K": 1.5})
         .solve_flow(torch.zeros(0))

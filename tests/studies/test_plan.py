@@ -22,7 +22,7 @@ from nanopinn.inference.pose import pose_problem, pose_problem_from_images
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.saved_fit import FILE, FittedProblem, fit_to_bytes
 from nanopinn.inference.tumour_problem import Fields
-from nanopinn.inference.uncertainty.design import ExperimentDesign, design
+from nanopinn.inference.uncertainty.design import ExperimentDesign, build_experiment_design
 from nanopinn.phantoms.synthetic_study import make_phantom
 from nanopinn.phantoms.truth import draw_anatomy
 from nanopinn.report.plan_summary import format_plan
@@ -52,7 +52,7 @@ def planned() -> tuple[InverseProblem, Fields, ExperimentDesign]:
     theta = problem.unknowns.prior_mean
     fields = problem.solve(theta, problem.forward(), tangents=True)
     problem = replace(problem, drug=expected_observations(problem, fields, IMAGES))
-    return problem, fields, design(problem, theta, fields, candidates=1)
+    return problem, fields, build_experiment_design(problem, theta, fields, candidates=1)
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +276,7 @@ def plan_of_them(real_fits: dict[str, EngineFit]) -> ExperimentDesign:
     theta = real_fits["with an image"].theta
     fields = problem.solve(theta, problem.forward(), tangents=True)
     problem = replace(problem, drug=expected_observations(problem, fields, (image,)))
-    return design(problem, theta, fields, candidates=1)
+    return build_experiment_design(problem, theta, fields, candidates=1)
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.operator import Interval
 from nanopinn.solvers.time_partition import VOXEL_LIMITS, TreatmentTimeline
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 from nanopinn.studies.schedule import read_formulation
 from nanopinn.studies.simulate import temperature_course
 from nanopinn.studies.tissue_source import tissue_from_phantom
@@ -105,7 +105,7 @@ def after(
     tissue = tissue_from_phantom(SMALL, "cpu")
     temperature = temperature_course(t, tissue)[0]
     course = TreatmentTimeline(
-        Setting(tissue.maps, tissue.grid, 1),
+        TissueSetting(tissue.maps, tissue.grid, 1),
         tissue.scalars,
         t,
         temperature,
@@ -145,7 +145,10 @@ def test_heat_releases_more_drug_from_a_thermosensitive_liposome() -> None:
     tissue = tissue_from_phantom(SMALL, "cpu")
     t = treatment(FREE, heat=warm(60))
     course = TreatmentTimeline(
-        Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t, temperature_course(t, tissue)[0]
+        TissueSetting(tissue.maps, tissue.grid, 1),
+        tissue.scalars,
+        t,
+        temperature_course(t, tissue)[0],
     )
     assert course.release_temperature is None
 
@@ -204,7 +207,7 @@ def test_a_voxel_without_transport_solves_its_ordinary_equations() -> None:
     one, phi, v_p, pH, dose = torch.ones_like(tumour), 0.3, 0.04, 6.9, 90e-6
     maps = TissueMaps(tumour, 1e-3 * one, phi * one, v_p * one, pH * one)
     course = TreatmentTimeline(
-        Setting(maps, Grid((n, n, n), (1.0, 1.0, 1.0)), 1), {"q": 1e-20}, treatment(FREE)
+        TissueSetting(maps, Grid((n, n, n), (1.0, 1.0, 1.0)), 1), {"q": 1e-20}, treatment(FREE)
     )  # metre cells: no exchange
     times = [600.0, HOUR, 6 * HOUR]
     U = integrate_adaptive(
@@ -265,7 +268,7 @@ def test_newton_does_not_pass_the_pole_of_a_saturable_transporter() -> None:
 
 def test_flow_is_solved_once_unless_radiation_changes_the_driving_pressure() -> None:
     tissue = tissue_from_phantom(SMALL, "cpu")
-    setting = Setting(tissue.maps, tissue.grid, 1)
+    setting = TissueSetting(tissue.maps, tissue.grid, 1)
     still = TreatmentTimeline(setting, tissue.scalars, treatment(FREE))
     list(still.intervals())
     assert still.flows_solved == 1
@@ -290,7 +293,7 @@ def test_a_user_carrier_has_the_permeability_of_its_file(
     (tmp_path / "mine.toml").write_text(text.replace('permeability = "PS_l"', own))
     tissue = tissue_from_phantom(SMALL, "cpu")
     course = TreatmentTimeline(
-        Setting(tissue.maps, tissue.grid, 1),
+        TissueSetting(tissue.maps, tissue.grid, 1),
         {"PS_l": 3e-6},
         treatment(read_formulation(tmp_path / "mine.toml")),
     )
@@ -309,7 +312,7 @@ def test_a_user_carrier_has_the_permeability_of_its_file(
 
 def test_heat_lowers_pressure_and_opens_walls_unless_its_effects_are_left_out() -> None:
     tissue = tissue_from_phantom(SMALL, "cpu")
-    setting, inside = Setting(tissue.maps, tissue.grid, 1), tissue.maps.tumour > 0.5
+    setting, inside = TissueSetting(tissue.maps, tissue.grid, 1), tissue.maps.tumour > 0.5
     with_effects = treatment(THERMOSENSITIVE, heat=warm(60, ramp_s=0.0), end_h=72.0)
     course, without = (
         TreatmentTimeline(setting, tissue.scalars, t)
@@ -334,7 +337,9 @@ def test_heat_lowers_pressure_and_opens_walls_unless_its_effects_are_left_out() 
 def test_segments_are_short_during_heat_effects_only() -> None:
     tissue = tissue_from_phantom(SMALL, "cpu")
     t = treatment(THERMOSENSITIVE, heat=warm(60, ramp_s=0.0), end_h=240.0, images_h=())
-    parts = TreatmentTimeline(Setting(tissue.maps, tissue.grid, 1), tissue.scalars, t).segments()
+    parts = TreatmentTimeline(
+        TissueSetting(tissue.maps, tissue.grid, 1), tissue.scalars, t
+    ).segments()
     assert [p.start for p in parts[1:]] == [p.end for p in parts[:-1]]
     assert max(p.end - p.start for p in parts) <= 240 * HOUR / 4
     for p in parts:
@@ -350,7 +355,7 @@ def test_finer_segments_change_released_drug_by_less_than_half_a_percent() -> No
     found = []
     for share in (0.2, 0.05):
         course = TreatmentTimeline(
-            Setting(tissue.maps, tissue.grid, 1),
+            TissueSetting(tissue.maps, tissue.grid, 1),
             tissue.scalars,
             t,
             temperature_course(t, tissue)[0],

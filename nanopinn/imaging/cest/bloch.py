@@ -43,7 +43,7 @@ class Saturation:
     seconds: float
 
 
-def z_spectra(
+def simulate_z_spectra(
     agent: CestAgent,
     saturation: Saturation,
     offsets_ppm: Tensor,

@@ -199,7 +199,7 @@ class PhImage:
     validity: NDArray[np.int32]
 
 
-def ph_image(
+def estimate_ph_image(
     spectra: ZSpectra,
     calibration: PhCalibration,
     *,

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import CestAgent, load_agent
 from nanopinn.imaging.cest.calibration import is_calibration_file, read_calibration
-from nanopinn.imaging.cest.ph_map import VALIDITY_TEXTS, PhImage, Validity, ph_image
+from nanopinn.imaging.cest.ph_map import VALIDITY_TEXTS, PhImage, Validity, estimate_ph_image
 from nanopinn.imaging.cest.ratiometric import (
     PUBLISHED_CALIBRATIONS,
     Contrast,
     PhCalibration,
     bloch_calibration,
 )
-from nanopinn.imaging.cest.spectral_fit import METHOD_DESCRIPTION, spectral_ph_image
+from nanopinn.imaging.cest.spectral_fit import METHOD_DESCRIPTION, estimate_ph_image_by_fit
 from nanopinn.imaging.cest.z_spectra import CEST_KEYS, ZSpectra, read_spectra
 from nanopinn.imaging.dce.t1 import B1Map
 from nanopinn.imaging.geometry import resample_to_grid
@@ -131,7 +131,7 @@ def measure_ph(
     if options.b0 is not None:
         values, affine, _ = read_map(options.b0, orientation=orientation)
         b0 = resample_to_grid(values, affine, shape, spectra.affine)
-    found = ph_image(
+    found = estimate_ph_image(
         spectra,
         calibration,
         B1=None if B1 is None else B1.resample_to(shape, spectra.affine),
@@ -174,7 +174,7 @@ def _measure_ph_by_spectral_fit(
         )
     shape = spectra.Z.shape[:3]
     found, std = (
-        spectral_ph_image(
+        estimate_ph_image_by_fit(
             spectra, agent, None if B1 is None else B1.resample_to(shape, spectra.affine)
         ),
         value("sd_pHe_calibration"),

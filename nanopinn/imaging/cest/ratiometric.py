@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import CestAgent
-from nanopinn.imaging.cest.bloch import Saturation, z_spectra
+from nanopinn.imaging.cest.bloch import Saturation, simulate_z_spectra
 from nanopinn.imaging.cest.z_spectra import SplineSmoother
 from nanopinn.parameters import value
 
@@ -301,7 +301,7 @@ def bloch_calibration(
         )
         tissue = {"molar": molar * with_agent * one, "T1_s": T1_s * one, "T2_s": T2_s * one}
         return np.asarray(
-            z_spectra(
+            simulate_z_spectra(
                 agent, block, torch.as_tensor(offsets), pH=torch.as_tensor(pH), **tissue
             ).numpy()
         )
@@ -351,7 +351,7 @@ def _ratios(
     contrasts = []
     for saturation, ppm in zip(saturations, (agent.ratio_ppm[0], agent.ratio_ppm[-1]), strict=True):
         offsets = torch.tensor([ppm, -ppm], dtype=torch.float64)
-        Z = z_spectra(
+        Z = simulate_z_spectra(
             agent,
             saturation,
             offsets,

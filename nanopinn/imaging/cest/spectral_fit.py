@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import CestAgent
-from nanopinn.imaging.cest.bloch import Saturation, z_spectra
+from nanopinn.imaging.cest.bloch import Saturation, simulate_z_spectra
 from nanopinn.imaging.cest.ph_map import (
     DETECTION_LIMIT,
     MAX_PH_STD,
@@ -126,7 +126,7 @@ def _fit(
     offsets = torch.as_tensor(ppm)
 
     def curves(p: Tensor, which: Tensor) -> Tensor:
-        return z_spectra(
+        return simulate_z_spectra(
             agent,
             saturation,
             offsets[None] - p[:, 2:3],
@@ -186,7 +186,7 @@ METHOD_DESCRIPTION = "a fit of Bloch-McConnell spectra to the offsets outside di
 _T1_S = 2.0
 
 
-def spectral_ph_image(
+def estimate_ph_image_by_fit(
     spectra: ZSpectra,
     agent: CestAgent,
     B1: Array | None = None,

@@ -18,7 +18,9 @@ from nanopinn.imaging.dce.bolus import baseline_frames
 Array = NDArray[np.float64]
 
 
-def signal(M0: Array | float, T1: Array | float, TR_s: float, flip_deg: float | Array) -> Array:
+def spgr_signal(
+    M0: Array | float, T1: Array | float, TR_s: float, flip_deg: float | Array
+) -> Array:
     """Steady-state signal ``M0 sin a (1 - E1) / (1 - E1 cos a)``.
 
     Args:
@@ -52,7 +54,7 @@ def signal_from_concentration(
     """
     R1 = 1 / T1_s + relaxivity * C_mM
     return np.asarray(
-        baseline * signal(1.0, 1 / R1, TR_s, flip_deg) / signal(1.0, T1_s, TR_s, flip_deg)
+        baseline * spgr_signal(1.0, 1 / R1, TR_s, flip_deg) / spgr_signal(1.0, T1_s, TR_s, flip_deg)
     )
 
 

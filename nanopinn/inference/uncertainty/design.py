@@ -145,7 +145,7 @@ class ExperimentDesign:
         return np.array(each)
 
 
-def design(
+def build_experiment_design(
     problem: InverseProblem, theta: Array, fields: Fields, candidates: int
 ) -> ExperimentDesign:
     """Build the design of a problem whose last ``candidates`` drug images have not been taken.

@@ -23,7 +23,7 @@ from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.krogh_exposure import Exposure, KillCriteria
 from nanopinn.solvers.krogh_treatment import MicroscaleModel, solve_exposure
 from nanopinn.solvers.pressure import solve_pressure
-from nanopinn.solvers.tissue_setting import Setting
+from nanopinn.solvers.tissue_setting import TissueSetting
 from nanopinn.studies.arms.arm_specs import Arm
 from nanopinn.studies.arms.draws import InputDraws, Patient
 from nanopinn.studies.simulate import temperature_course
@@ -62,7 +62,7 @@ def cluster_flow(
         J_v and J_L in 1/s, p in Pa, ``(draw, cluster)`` each.
     """
     tissue = patient.tissue
-    setting = Setting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
+    setting = TissueSetting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
     fine = setting.flow_setting
     every = {
         name: np.broadcast_to(np.asarray(f, dtype=np.float64), len(draws))
@@ -124,7 +124,7 @@ def cluster_tumour_voxels(patient: Patient, n: int, rng: np.random.Generator) ->
 
 def _features(patient: Patient) -> Tensor:
     maps = patient.tissue.maps
-    setting = Setting(maps, patient.tissue.grid, patient.flow_refine, patient.rim)
+    setting = TissueSetting(maps, patient.tissue.grid, patient.flow_refine, patient.rim)
     model = TumourModel.from_maps(
         setting.flow_setting.maps, _tensors(patient.tissue.scalars, maps.phi)
     )

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nanopinn.imaging.cest.agent import CestAgent, load_agent
-from nanopinn.imaging.cest.bloch import GAMMA_HZ_PER_T, Saturation, z_spectra
+from nanopinn.imaging.cest.bloch import GAMMA_HZ_PER_T, Saturation, simulate_z_spectra
 from nanopinn.imaging.cest.ratiometric import PUBLISHED_CALIBRATIONS, bloch_calibration
 from nanopinn.imaging.cest.spectral_fit import fit_spectra
 
@@ -46,7 +46,7 @@ def test_all_136_spectra_are_those_of_bmctool_to_1e_6(public_data: Path) -> None
         groups[(r["B0_T"], r["model"], r["B1_uT"], r["tsat_s"], r["b0_shift_ppm"])].append(r)
     for (field, model, B1, length, shift), group in groups.items():
         agent = IOPAMIDOL if model == "5pool" else amides_alone()
-        Z = z_spectra(
+        Z = simulate_z_spectra(
             agent,
             Saturation(float(field), float(B1), float(length)),
             torch.as_tensor(offsets - float(shift)),
@@ -113,7 +113,7 @@ def test_residues_equal_matrix_exponentials_on_and_off_resonance() -> None:
         )
         ppm = 0.0 if rng.random() < 0.2 else ppm
         one = [torch.tensor([v], dtype=torch.float64) for v in (pH, molar, T1, T2)]
-        found = z_spectra(
+        found = simulate_z_spectra(
             IOPAMIDOL,
             Saturation(field, B1, seconds),
             torch.tensor([ppm], dtype=torch.float64),
@@ -134,7 +134,7 @@ def test_a_spectrum_costs_an_eighth_of_its_matrix_exponentials() -> None:
     one, ppm = torch.ones(50, dtype=torch.float64), torch.linspace(-7, 7, 80, dtype=torch.float64)
 
     def spectra() -> int:
-        Z = z_spectra(
+        Z = simulate_z_spectra(
             IOPAMIDOL,
             Saturation(7.0, 3.0, 5.0),
             ppm,
@@ -172,7 +172,7 @@ def test_ratio_curves_are_those_of_bmctool(public_data: Path) -> None:
         ]
         offsets = torch.tensor([-5.5, -4.2, 4.2, 5.5, -300.0], dtype=torch.float64)
         for agent in (IOPAMIDOL, amides_alone()):
-            Z = z_spectra(
+            Z = simulate_z_spectra(
                 agent,
                 Saturation(float(r["B0_T"]), float(r["B1_uT"]), float(r["tsat_s"])),
                 offsets,
@@ -197,7 +197,7 @@ def test_a_calibration_recovers_ph_at_any_concentration_and_relaxation() -> None
     for molar, T1, T2 in ((0.03, 2.0, 0.3), (0.005, 2.0, 0.3), (0.03, 1.0, 0.06)):
         one = torch.ones(len(pH), dtype=torch.float64)
         offsets = torch.tensor([4.2, 5.5, -4.2, -5.5], dtype=torch.float64)
-        Z = z_spectra(
+        Z = simulate_z_spectra(
             IOPAMIDOL,
             saturation,
             offsets,
@@ -225,7 +225,7 @@ def test_a_b1_map_corrects_the_amplitude_dependence_of_the_ratio() -> None:
         np.linspace(6.4, 7.2, 9),
         torch.tensor([4.2, 5.5, -4.2, -5.5], dtype=torch.float64),
     )
-    Z = z_spectra(
+    Z = simulate_z_spectra(
         IOPAMIDOL,
         saturation,
         offsets,
@@ -266,7 +266,7 @@ def test_the_spectral_fit_recovers_ph_and_concentration_of_its_own_model() -> No
         torch.ones(24, dtype=torch.float64),
     )
     shift = rng.uniform(-0.3, 0.3, n)
-    Z = z_spectra(
+    Z = simulate_z_spectra(
         IOPAMIDOL,
         saturation,
         torch.as_tensor(ppm[None] - shift[:, None]),

@@ -14,9 +14,9 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import load_agent
-from nanopinn.imaging.cest.bloch import Saturation, z_spectra
+from nanopinn.imaging.cest.bloch import Saturation, simulate_z_spectra
 from nanopinn.imaging.cest.calibration import read_calibration
-from nanopinn.imaging.cest.ph_map import Validity, ph_image
+from nanopinn.imaging.cest.ph_map import Validity, estimate_ph_image
 from nanopinn.imaging.cest.ph_scan import CestOptions, MeasuredPh, measure_ph
 from nanopinn.imaging.cest.ratiometric import PUBLISHED_CALIBRATIONS
 from nanopinn.imaging.cest.z_spectra import ZSpectra
@@ -71,7 +71,7 @@ def voxels() -> ZSpectra:
     """Of seven pH, 30 mM iopamidol, with a little noise."""
     ppm, one = np.arange(-8, 8.1, 0.2), torch.ones(28, dtype=torch.float64)
     pH = torch.linspace(6.2, 7.2, 7, dtype=torch.float64).repeat(4)
-    Z = z_spectra(
+    Z = simulate_z_spectra(
         load_agent("iopamidol"),
         SATURATION,
         torch.as_tensor(ppm),
@@ -152,8 +152,8 @@ def test_an_inverted_ratio_gives_the_same_ph_error_and_validity(tmp_path: Path) 
         spectra, Z=spectra.Z + 0.02 * np.random.default_rng(1).standard_normal(spectra.Z.shape)
     )
     for given in (spectra, noisy):
-        up = ph_image(given, read_calibration(written(tmp_path, steep)))
-        down = ph_image(
+        up = estimate_ph_image(given, read_calibration(written(tmp_path, steep)))
+        down = estimate_ph_image(
             given,
             read_calibration(
                 written(tmp_path, steep, coefficients=[6.5, -0.9], ratio_ppm=[5.5, 4.2])
@@ -162,7 +162,9 @@ def test_an_inverted_ratio_gives_the_same_ph_error_and_validity(tmp_path: Path) 
         np.testing.assert_array_equal(up.validity, down.validity)
         np.testing.assert_allclose(up.pH, down.pH, rtol=1e-10)
         np.testing.assert_allclose(up.std, down.std, rtol=1e-6)
-    assert np.isfinite(ph_image(spectra, read_calibration(written(tmp_path, steep))).pH).any()
+    assert np.isfinite(
+        estimate_ph_image(spectra, read_calibration(written(tmp_path, steep))).pH
+    ).any()
 
 
 def test_an_uncertain_decreasing_calibration_gives_no_ph(tmp_path: Path) -> None:
@@ -172,7 +174,7 @@ def test_an_uncertain_decreasing_calibration_gives_no_ph(tmp_path: Path) -> None
     noisy = replace(
         spectra, Z=spectra.Z + 0.005 * np.random.default_rng(1).standard_normal(spectra.Z.shape)
     )
-    found = ph_image(noisy, read_calibration(written(tmp_path, coarse)))
+    found = estimate_ph_image(noisy, read_calibration(written(tmp_path, coarse)))
     assert np.isnan(found.pH).all()
     assert (found.validity == int(Validity.UNCERTAIN)).sum() >= 3
 

@@ -15,13 +15,13 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.cest.agent import load_agent
-from nanopinn.imaging.cest.bloch import Saturation, z_spectra
+from nanopinn.imaging.cest.bloch import Saturation, simulate_z_spectra
 from nanopinn.imaging.cest.lorentz import amide_heights
-from nanopinn.imaging.cest.ph_map import Validity, ph_image
+from nanopinn.imaging.cest.ph_map import Validity, estimate_ph_image
 from nanopinn.imaging.cest.ph_on_dce_grid import load_ph
 from nanopinn.imaging.cest.ph_scan import CestOptions, MeasuredPh, measure_ph
 from nanopinn.imaging.cest.ratiometric import PUBLISHED_CALIBRATIONS, bloch_calibration
-from nanopinn.imaging.cest.spectral_fit import spectral_ph_image
+from nanopinn.imaging.cest.spectral_fit import estimate_ph_image_by_fit
 from nanopinn.imaging.cest.z_spectra import ZSpectra, flank_noise, read_spectra
 from nanopinn.parameters import value
 from tests.variants import for_each
@@ -70,7 +70,7 @@ def test_the_noisy_phantom_scatters_by_less_than_0_1_and_by_its_stated_error(pha
     spectra = read_spectra(phantom / "phantom_solution_noisy.nii.gz")
     assert spectra.saturation is not None
     agent = load_agent("iopamidol")
-    found = ph_image(
+    found = estimate_ph_image(
         spectra, bloch_calibration(agent, spectra.saturation, "rex"), calibration_std=0.0
     )
     true, molar = truth(phantom, "pH"), truth(phantom, "concM")
@@ -111,7 +111,7 @@ def errors(spectra: ZSpectra, pH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Errors and stated standard deviations of tubes of pH 6.5 to 7.35 that have a pH."""
     agent = load_agent("iopamidol")
     assert spectra.saturation is not None
-    found = ph_image(spectra, bloch_calibration(agent, spectra.saturation, "rex"))
+    found = estimate_ph_image(spectra, bloch_calibration(agent, spectra.saturation, "rex"))
     good = np.isfinite(found.pH.ravel()) & between(pH, 6.5, 7.35)
     return (found.pH.ravel() - pH)[good], found.std.ravel()[good]
 
@@ -163,7 +163,9 @@ def test_the_water_resonance_equals_that_of_the_spectrometer(public_data: Path) 
     spectra, _ = tubes(public_data, 3, 6)
     assert spectra.saturation is not None
     agent = load_agent("iopamidol")
-    found = ph_image(spectra, bloch_calibration(agent, spectra.saturation, "rex")).b0_ppm.ravel()
+    found = estimate_ph_image(
+        spectra, bloch_calibration(agent, spectra.saturation, "rex")
+    ).b0_ppm.ravel()
     gap = found - np.array([float(r["B0_ppm"]) for r in rows])
     assert abs(gap.mean()) < 0.03
     assert gap.std() < 0.05
@@ -272,7 +274,7 @@ def test_a_voxel_with_missing_values_is_flagged_without_effect_on_others() -> No
     Z[1, 0, 0, 7] = np.nan
     saturation = Saturation(7.0, 3.0, 5.0)
     agent = load_agent("iopamidol")
-    found = ph_image(
+    found = estimate_ph_image(
         ZSpectra(ppm, Z, Z[..., 0], np.eye(4), saturation, ()),
         bloch_calibration(agent, saturation, "rex"),
     )
@@ -329,7 +331,7 @@ def test_the_error_of_a_published_calibration_is_that_on_other_tubes(
     """
     spectra, pH = tubes(public_data, 3, 6)
     line = PUBLISHED_CALIBRATIONS["pagel-7T-3uT"]
-    found = ph_image(spectra, line)
+    found = estimate_ph_image(spectra, line)
     good = np.isfinite(found.pH.ravel()) & between(pH, 6.2, 7.0)
     error = (found.pH.ravel() - pH)[good]
     assert len(error) >= 30
@@ -360,7 +362,7 @@ def simulated(
     """Forty voxels of one pH; ``spoil`` is an asymmetric dip that is not the agent's."""
     ppm, one = np.arange(-8, 8.1, 0.2), torch.ones(40, dtype=torch.float64)
     agent, saturation = load_agent("iopamidol"), Saturation(7.0, 3.0, 5.0)
-    Z = z_spectra(
+    Z = simulate_z_spectra(
         agent,
         saturation,
         torch.as_tensor(ppm - shift),
@@ -379,7 +381,9 @@ def test_a_pre_injection_reference_removes_tissue_asymmetry() -> None:
     after, before = simulated(6.8, spoil=0.05), simulated(6.8, molar=0.0, spoil=0.05)
     assert after.saturation is not None
     calibration = bloch_calibration(agent, after.saturation, "rex")
-    mirrored, subtracted = (ph_image(after, calibration, before=b).pH for b in (None, before))
+    mirrored, subtracted = (
+        estimate_ph_image(after, calibration, before=b).pH for b in (None, before)
+    )
     assert abs(np.nanmean(subtracted) - 6.8) < 0.05
     assert abs(np.nanmean(mirrored) - 6.8) > 2 * abs(np.nanmean(subtracted) - 6.8)
 
@@ -402,10 +406,14 @@ def test_95_per_cent_intervals_cover_the_true_ph_on_coarse_spectra(offsets: int,
     )
     one = torch.ones(600, dtype=torch.float64)
     tissue = {"pH": torch.as_tensor(pH), "molar": 0.03 * one, "T1_s": 1.6 * one, "T2_s": 0.1 * one}
-    Z = z_spectra(agent, saturation, torch.as_tensor(ppm[None] - shift[:, None]), **tissue).numpy()
+    Z = simulate_z_spectra(
+        agent, saturation, torch.as_tensor(ppm[None] - shift[:, None]), **tissue
+    ).numpy()
     Z = (Z + sd * rng.standard_normal(Z.shape))[:, None, None]
     spectra = ZSpectra(ppm, Z, Z[..., 0], np.eye(4), saturation, ())
-    found = ph_image(spectra, bloch_calibration(agent, saturation, "rex"), calibration_std=0.0)
+    found = estimate_ph_image(
+        spectra, bloch_calibration(agent, saturation, "rex"), calibration_std=0.0
+    )
     error, std = (
         m.ravel()[np.isfinite(found.pH.ravel())] for m in (found.pH.ravel() - pH, found.std)
     )
@@ -419,7 +427,7 @@ def test_noise_is_estimated_where_spline_residuals_vanish(offsets: int) -> None:
     agent, rng, ppm = load_agent("iopamidol"), np.random.default_rng(0), np.linspace(-8, 8, offsets)
     one, shift = torch.ones(300, dtype=torch.float64), rng.uniform(-0.3, 0.3, 300)
     tissue = {"pH": 6.8 * one, "molar": 0.03 * one, "T1_s": 1.6 * one, "T2_s": 0.1 * one}
-    Z = z_spectra(
+    Z = simulate_z_spectra(
         agent, Saturation(7.0, 3.0, 5.0), torch.as_tensor(ppm[None] - shift[:, None]), **tissue
     ).numpy()
     noise = flank_noise(ppm, Z + 0.005 * rng.standard_normal(Z.shape), 4.2)
@@ -434,7 +442,7 @@ def test_a_b0_map_replaces_the_estimated_water_resonance() -> None:
     assert spectra.saturation is not None
     calibration = bloch_calibration(agent, spectra.saturation, "rex")
     where = np.full(spectra.Z.shape[:3], 0.45)
-    given, found = (ph_image(spectra, calibration, b0_ppm=b) for b in (where, None))
+    given, found = (estimate_ph_image(spectra, calibration, b0_ppm=b) for b in (where, None))
     assert abs(np.nanmean(given.pH) - 6.7) < 0.04
     np.testing.assert_allclose(found.b0_ppm, 0.45, atol=0.04)  # the noise of the minimum
 
@@ -491,7 +499,9 @@ def test_two_powers_give_the_ph_of_an_agent_with_one_amide(tmp_path: Path) -> No
     given = {k: v.double() for k, v in given.items()}
     rng, files = np.random.default_rng(0), []
     for B1 in (6.0, 1.5):
-        Z = z_spectra(agent, Saturation(7.0, B1, 5.0), torch.as_tensor(ppm - 0.1), **given).numpy()
+        Z = simulate_z_spectra(
+            agent, Saturation(7.0, B1, 5.0), torch.as_tensor(ppm - 0.1), **given
+        ).numpy()
         series = 1000 * np.concatenate(
             [np.ones((n, 1)), Z + 0.001 * rng.standard_normal(Z.shape)], axis=1
         )
@@ -546,10 +556,12 @@ def test_the_spectral_fit_is_as_accurate_on_tubes_as_the_ratio(
     spectra, pH = tubes(public_data, 3, 6)
     agent = load_agent("iopamidol")
     assert spectra.saturation is not None
-    by_ratio = ph_image(spectra, bloch_calibration(agent, spectra.saturation, "rex")).pH.ravel()
+    by_ratio = estimate_ph_image(
+        spectra, bloch_calibration(agent, spectra.saturation, "rex")
+    ).pH.ravel()
     which = np.flatnonzero(np.isfinite(by_ratio) & between(pH, 6.5, 7.35))[::3]
     some = replace(spectra, Z=spectra.Z[which], reference=spectra.reference[which])
-    found = spectral_ph_image(some, agent)
+    found = estimate_ph_image_by_fit(some, agent)
     error, std = found.pH.ravel() - pH[which], found.std.ravel()
     assert np.isfinite(error).mean() > 0.8
     assert abs(np.nanmean(error)) < 0.12
@@ -567,7 +579,7 @@ def test_the_spectral_fit_is_chosen_by_name_and_refuses_other_series(
         "T1_s": 1.6 * one,
         "T2_s": 0.1 * one,
     }
-    Z = z_spectra(
+    Z = simulate_z_spectra(
         load_agent("iopamidol"), Saturation(7.0, 3.0, 5.0), torch.as_tensor(ppm - 0.2), **tissue
     ).numpy()
     Z = Z + 0.002 * np.random.default_rng(0).standard_normal(Z.shape)

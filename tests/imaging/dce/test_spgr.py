@@ -7,7 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanopinn.imaging.dce.signal import concentration_from_signal, signal, signal_from_concentration
+from nanopinn.imaging.dce.signal import (
+    concentration_from_signal,
+    signal_from_concentration,
+    spgr_signal,
+)
 
 pytestmark = pytest.mark.dce
 
@@ -36,11 +40,11 @@ def test_the_signal_equals_the_iterated_bloch_recursion() -> None:
     for _ in range(20000):
         transverse, Mz = Mz * np.sin(a), Mz * np.cos(a)
         Mz = 1000.0 + (Mz - 1000.0) * np.exp(-TR / T1)
-    assert abs(signal(1000.0, T1, TR, flip) - transverse) < 1e-9 * transverse
+    assert abs(spgr_signal(1000.0, T1, TR, flip) - transverse) < 1e-9 * transverse
 
 
 def test_a_signal_beyond_any_t1_is_nan() -> None:
-    ceiling = signal(1.0, 1e-9, 0.005, 15.0) / signal(1.0, 1.3, 0.005, 15.0)
+    ceiling = spgr_signal(1.0, 1e-9, 0.005, 15.0) / spgr_signal(1.0, 1.3, 0.005, 15.0)
     found = concentration_from_signal(
         np.array([0.999, 1.001]) * ceiling, np.array(1.0), np.array(1.3), 0.005, 15.0, 4.5
     )

@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import least_squares
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.dce.signal import signal
+from nanopinn.imaging.dce.signal import spgr_signal
 from nanopinn.imaging.dce.t1 import T1Source, load_b1, load_native_t1
 from nanopinn.imaging.dce.t1_estimation import (
     fit_inversion_recovery,
@@ -27,7 +27,7 @@ FLIPS, TR_S = np.array([2.0, 5.0, 10.0, 15.0, 20.0]), 0.005
 
 def test_t1_and_m0_are_exact_without_noise() -> None:
     T1, M0 = np.geomspace(0.05, 4.0, 30), np.linspace(1.0, 5000.0, 30)
-    S = np.stack([signal(M0, T1, TR_S, f) for f in FLIPS], axis=-1)
+    S = np.stack([spgr_signal(M0, T1, TR_S, f) for f in FLIPS], axis=-1)
     fit = fit_variable_flip_angles(S, FLIPS, TR_S)
     np.testing.assert_allclose(fit.T1, T1, rtol=1e-8)
     np.testing.assert_allclose(fit.M0, M0, rtol=1e-8)
@@ -35,7 +35,7 @@ def test_t1_and_m0_are_exact_without_noise() -> None:
 
 
 def test_the_stated_error_of_t1_equals_its_scatter() -> None:
-    clean = np.array([signal(1000.0, 1.2, TR_S, f) for f in FLIPS])
+    clean = np.array([spgr_signal(1000.0, 1.2, TR_S, f) for f in FLIPS])
     S = clean + 0.4 * np.random.default_rng(0).standard_normal((4000, len(FLIPS)))
     fit = fit_variable_flip_angles(S, FLIPS, TR_S)
     stated = np.sqrt(np.nanmean(fit.T1_std**2))
@@ -44,7 +44,7 @@ def test_the_stated_error_of_t1_equals_its_scatter() -> None:
 
 
 def test_a_voxel_without_signal_is_nan_and_affects_no_other() -> None:
-    S = np.stack([signal(1000.0, np.full(6, 1.2), TR_S, f) for f in FLIPS], axis=-1)
+    S = np.stack([spgr_signal(1000.0, np.full(6, 1.2), TR_S, f) for f in FLIPS], axis=-1)
     S[1], S[3, 2], S[4, 0] = 0.0, np.nan, -1.0
     fit = fit_variable_flip_angles(S, FLIPS, TR_S)
     assert np.isnan(fit.T1[[1, 3, 4]]).all()
@@ -65,7 +65,7 @@ def test_t1_of_a_real_tumour_is_the_least_squares_solution(public_data: Path) ->
     for s, T1 in zip(S[::6], fit.T1[::6], strict=True):
         start = [np.log(10 * s.max()), np.log(1.0)]
         best = least_squares(
-            lambda p, s=s: signal(np.exp(p[0]), np.exp(p[1]), tr, flips) - s,
+            lambda p, s=s: spgr_signal(np.exp(p[0]), np.exp(p[1]), tr, flips) - s,
             start,
             xtol=1e-13,
             ftol=1e-13,
@@ -148,7 +148,7 @@ def test_inversion_recovery_files_give_the_t1_map(own_study: Study) -> None:
 
 
 def test_two_flip_angles_give_a_t1_but_no_error_for_it() -> None:
-    S = np.stack([signal(1000.0, np.full(5, 1.2), TR_S, f) for f in (3.0, 15.0)], axis=-1)
+    S = np.stack([spgr_signal(1000.0, np.full(5, 1.2), TR_S, f) for f in (3.0, 15.0)], axis=-1)
     fit = fit_variable_flip_angles(S, np.array([3.0, 15.0]), TR_S)
     np.testing.assert_allclose(fit.T1, 1.2, rtol=1e-8)
     assert np.isnan(fit.T1_std).all()
