@@ -66,7 +66,7 @@ def maps(
         dce: dynamic series, ``(t, x, y, z)`` as an array or tensor, ``(x, y, z, t)`` as a nibabel
             image; signal, or concentration in mM where ``units="mM"``.
         times: start of every frame, s, ``(t,)``.
-        affine: ``(4, 4)`` voxel indices to RAS mm, of arrays that bring none.
+        affine: ``(4, 4)`` voxel indices to RAS mm, of arrays without one.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         progress: called as ``progress(stage, share done in 0..1, numbers)``.
         **choices: other facts of the acquisition (:data:`ACQUISITION_ARGUMENTS`: ``tr`` in s,
@@ -103,7 +103,7 @@ def fit(
         dce: dynamic series, as in :func:`maps`.
         cest: pH map ``(x, y, z)`` or Z-spectra ``(o, x, y, z)``; absent with ``assume_ph``.
         times: start of every frame, s, ``(t,)``.
-        affine: ``(4, 4)`` voxel indices to RAS mm, of arrays that bring none.
+        affine: ``(4, 4)`` voxel indices to RAS mm, of arrays without one.
         settings: of the fit; the default settings if absent.
         progress: called as ``progress(stage, share done in 0..1, numbers)``.
         **choices: as in :func:`maps`, ``drug`` (post-dose images, each with ``TimeAfterDose``,
@@ -148,7 +148,7 @@ def simulate(
         vp: plasma volume fraction ``(x, y, z)``.
         mask: tumour ``(x, y, z)``.
         ph: extracellular pH ``(x, y, z)``; absent with ``assume_ph``.
-        affine: ``(4, 4)`` voxel indices to RAS mm, of arrays that bring none.
+        affine: ``(4, 4)`` voxel indices to RAS mm, of arrays without one.
         settings: of the simulation; the default settings if absent.
         progress: called as ``progress(stage, share done in 0..1, numbers)``.
         **choices: fields of :class:`~nanopinn.settings.SimulationSettings`.

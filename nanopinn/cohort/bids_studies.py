@@ -333,7 +333,7 @@ def _build_study(
 
 
 def _find_ambiguous_files(own: Sequence[_ClassifiedFile]) -> list[_ClassifiedFile]:
-    """Files of one input that stand for the same thing."""
+    """Files of one input of which each could be the one that is needed."""
     entity = own[0].role.distinguishing_entity
     labels = [f.name.entities.get(entity, "") for f in own]
     if entity == "any":

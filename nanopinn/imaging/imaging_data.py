@@ -85,7 +85,7 @@ class ImagingInputs:
         overrides: facts of the acquisition under the keys of the sidecar, which they replace.
         drug: post-dose images of the drug beside those of the settings of a fit.
         orientation: ``sform`` or ``qform``, where they disagree.
-        affine: ``(4, 4)`` to RAS mm, of arrays that bring none; those of the DCE series if absent.
+        affine: ``(4, 4)`` to RAS mm, of arrays without one; those of the DCE series if absent.
 
     Raises:
         InputError: a choice does not exist, or a value is not a volume.

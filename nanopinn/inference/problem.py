@@ -114,7 +114,7 @@ class Linearisation:
 
     @classmethod
     def from_prediction(cls, prediction: Any) -> Linearisation:
-        """From a prediction that carries its Jacobian."""
+        """From a prediction with its Jacobian."""
         return cls(prediction.residual.cpu().numpy(), prediction.jacobian.cpu().numpy())
 
     @property
@@ -248,7 +248,7 @@ class Problem(ABC, Generic[Solver, States]):
         return 0.5 * (prediction.chi2 + float(prior @ prior))
 
     def quadratic(self, theta: Array, prediction: Prediction[States]) -> QuadraticModel:
-        """Normal equations of a prediction that carries its Jacobian."""
+        """Normal equations of a prediction with its Jacobian."""
         expansion = Linearisation.from_prediction(prediction)
         return expansion.quadratic(self.prior_residual(theta), self.unknowns.prior_sd)
 

@@ -1,4 +1,4 @@
-"""Volumes and tables in memory, with what a file and its sidecar say about them.
+"""Volumes and tables in memory, with the facts that a file and its sidecar state.
 
 :func:`as_volume_source` converts a volume argument to a path or an
 :class:`ArrayVolume`; the readers in :mod:`nanopinn.io.volumes` accept either, so that everything
@@ -71,7 +71,7 @@ def as_volume_source(
             ``(t, x, y, z)``; a nibabel image, ``(x, y, z)`` or ``(x, y, z, t)``; or a pair of one
             of these and a mapping with the keys of a sidecar, and ``affine``.
         name: argument that it was given for.
-        affine: ``(4, 4)`` to RAS mm, for arrays that bring none.
+        affine: ``(4, 4)`` to RAS mm, for arrays without one.
         shape: ``(x, y, z)`` that an array must have to use ``affine``; None: any.
         orientation: which affine of a nibabel image to use where sform and qform disagree.
 
@@ -111,7 +111,7 @@ def as_volume_source(
 
 
 def as_array_volume(given: VolumeLike, name: str) -> ArrayVolume:
-    """As :func:`as_volume_source`, for what is in memory and brings its own affine.
+    """As :func:`as_volume_source`, for a volume in memory with an affine of its own.
 
     Raises:
         InputError: as there, or a path was given.
@@ -186,7 +186,7 @@ def _shared_affine(
             field=name,
             found="an array without geometry",
             expected="the matrix (4, 4) from voxel indices to RAS mm",
-            remedy="Give `affine`, or a MetaTensor or nibabel image, which bring their own.",
+            remedy="Give `affine`, or a MetaTensor or nibabel image, which have one.",
         )
     if shape is not None and values.shape[-3:] != shape:
         raise InputError(

@@ -167,7 +167,7 @@ def read_header(path: Path) -> Any:
 
 
 def _open_decompressed(file: BinaryIO) -> BinaryIO:
-    """Uncompressed stream of a file; its first bytes, not its name, tell the compression."""
+    """Uncompressed stream of a file, whose compression is detected by its first bytes."""
     packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     return cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file

@@ -150,7 +150,7 @@ class TransportOperator:
         """Pools carried by volume flows through the faces (m3/s, one tensor per axis).
 
         Nothing diffuses through the boundary of the box and nothing flows in through it; but what
-        flows in through the faces ``cut`` (axis, side), beyond which the tumour goes on, carries
+        flows in through the faces ``cut`` (axis, side), beyond which the tumour continues, carries
         what the cells there hold.
         """
         before, after = [], []

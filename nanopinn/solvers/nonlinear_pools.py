@@ -326,7 +326,7 @@ class _PoolEquations(StageEquations):
         )
 
     def integrands(self, t: float, y: State) -> State:
-        """What plasma brings, what is lost and what leaves the box, ``(3, ..., pool)``."""
+        """Inflow from plasma, loss, and outflow over the boundary, ``(3, ..., pool)``."""
         operator = self.interval.operator
         return (
             torch.stack(

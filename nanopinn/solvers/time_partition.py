@@ -195,7 +195,7 @@ def _split_by_factor_change(
         return [(a, b)]
 
     def change_inside(c: float, d: float) -> float:
-        # seen from inside, because there may be a jump at both ends
+        # evaluated inside, because there may be a jump at both ends
         inwards = 1e-6 * (d - c)
         return change(c + inwards, d - inwards)
 

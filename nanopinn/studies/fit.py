@@ -58,7 +58,7 @@ from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results import CheckResult, FitResult
 from nanopinn.settings import FitSettings
 
-#: What a fit says where the engine "pinn" is asked for on voxels.
+#: Message of a fit where the engine "pinn" is requested for voxels.
 PINN_ON_VOXELS = (
     "Engine pinn fits systems of ordinary differential equations. For voxels the engine krylov was"
     " used: tangents by Krylov methods in a reduced time basis."

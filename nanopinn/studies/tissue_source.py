@@ -51,7 +51,7 @@ class MapFiles:
         vp: plasma volume fraction.
         mask: tumour.
         ph: extracellular pH.
-        affine: ``(4, 4)`` to RAS mm, of arrays that bring none.
+        affine: ``(4, 4)`` to RAS mm, of arrays without one.
 
     Raises:
         InputError: a value is not a volume.

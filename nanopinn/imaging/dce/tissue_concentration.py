@@ -1,7 +1,7 @@
 """Contrast agent in the tissue of one study, and the arterial input as it arrives there.
 
-The concentration carries its noise. The arterial input is on the clock of the scan, with its delay
-and dispersion on the way to the tumour.
+The concentration has a noise estimate. The arterial input is on the clock of the scan, with its
+delay and dispersion on the way to the tumour.
 """
 
 from __future__ import annotations

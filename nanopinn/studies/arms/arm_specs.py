@@ -145,7 +145,7 @@ def _formulations(names: Sequence[str]) -> tuple[Formulation, ...]:
 
 
 def _default_imaging_times(imaging_h: Sequence[float], end_h: float) -> tuple[float, ...]:
-    """The default times as far as the run goes; times that the user gave stay, so that one after
+    """The default times within the run; times that the user gave stay, so that one after
     the end is refused.
     """
     if tuple(imaging_h) != _DEFAULTS.imaging_h:

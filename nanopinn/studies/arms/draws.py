@@ -379,9 +379,7 @@ def draw_parameter(parameter: Parameter, n: int, seed: int) -> Array:
 
 def uncertain_parameters(arms: Sequence[Arm]) -> tuple[Parameter, ...]:
     """Uncertain parameters of the arms, from the table and from the formulations' own."""
-    wanted = {
-        s: PARAMETERS[s] for s in (*WALL_SYMBOLS, *CELL_SYMBOLS, *VESSEL_SYMBOLS, *KILL_SYMBOLS)
-    }
+    wanted = {s: PARAMETERS[s] for s in WALL_SYMBOLS + CELL_SYMBOLS + VESSEL_SYMBOLS + KILL_SYMBOLS}
     for f in arm_formulations(arms):
         wanted |= {s: f.parameter(s) for s in f.symbols()}
     if any(a.treatment.radiation.fractions for a in arms):

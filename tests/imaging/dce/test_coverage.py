@@ -16,8 +16,8 @@ from nanopinn.imaging.dce.models import MODELS
 from nanopinn.imaging.dce.signal import (
     estimate_concentration,
     select_enhancement_model,
-    signal,
     signal_from_concentration,
+    spgr_signal,
 )
 from nanopinn.imaging.dce.t1_estimation import fit_variable_flip_angles
 
@@ -48,14 +48,14 @@ def test_95_per_cent_intervals_cover_the_truth_in_92_to_97_per_cent_of_voxels(
         .numpy()
         .T.reshape(-1, VOXELS, 1, 1)
     )
-    before, T1 = signal(1000.0, T1_S, *SEQUENCE[:2]), np.full((VOXELS, 1, 1), T1_S)
+    before, T1 = spgr_signal(1000.0, T1_S, *SEQUENCE[:2]), np.full((VOXELS, 1, 1), T1_S)
     S = signal_from_concentration(C, before, T1, *SEQUENCE)
     S = S + noise * before * rng.standard_normal(S.shape)
     T1_std = None
     if measured_t1:
-        images = signal(1000.0, T1_S, SEQUENCE[0], FLIPS) + noise * before * rng.standard_normal(
-            (VOXELS, 1, 1, len(FLIPS))
-        )
+        images = spgr_signal(
+            1000.0, T1_S, SEQUENCE[0], FLIPS
+        ) + noise * before * rng.standard_normal((VOXELS, 1, 1, len(FLIPS)))
         fitted = fit_variable_flip_angles(images, FLIPS, SEQUENCE[0])
         T1, T1_std = fitted.T1, fitted.T1_std
     acquisition = DceAcquisition(FRAMES, *SEQUENCE[:2], SEQUENCE[2], 0.42, 0.1, False, 8, None, ())
