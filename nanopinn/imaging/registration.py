@@ -200,22 +200,26 @@ def _depths(image: Array, target: Array, target_affine: Array) -> tuple[list[int
     return list(image.shape), [target.shape[a] for a in along]
 
 
-def rigid_parameter_weights(held: Sequence[bool]) -> list[float]:
+def rigid_parameter_weights(fixed_axes: Sequence[bool]) -> list[float]:
     """Which parameters of a rigid transform are free: 1 free, 0 fixed.
 
     Args:
-        held: axes ``(3,)`` along which nothing moves.
+        fixed_axes: axes ``(3,)`` along which nothing moves.
 
     Returns:
         Rotations about x, y and z, then translations.
     """
-    turns = [0.0 if any(held[b] for b in range(3) if b != a) else 1.0 for a in range(3)]
-    return [*turns, *(0.0 if h else 1.0 for h in held)]
+    turns = [0.0 if any(fixed_axes[b] for b in range(3) if b != a) else 1.0 for a in range(3)]
+    return [*turns, *(0.0 if h else 1.0 for h in fixed_axes)]
 
 
-def _strain_weights(held: Sequence[bool]) -> list[float]:
+def _strain_weights(fixed_axes: Sequence[bool]) -> list[float]:
     """Which entries of the matrix of an affine transform are free, row by row: 1 free, 0 fixed."""
-    return [0.0 if held[row] or held[column] else 1.0 for row in range(3) for column in range(3)]
+    return [
+        0.0 if fixed_axes[row] or fixed_axes[column] else 1.0
+        for row in range(3)
+        for column in range(3)
+    ]
 
 
 def _matrix(transform: sitk.Euler3DTransform | sitk.AffineTransform) -> Array:

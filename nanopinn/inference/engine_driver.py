@@ -277,12 +277,14 @@ class _Driver(Generic[AnyProblem]):
 
     def expand(self, theta: Array) -> QuadraticModel:
         """Linearise the problem, solve states and tangents, and form the normal equations."""
-        before, here = self.problem, self.states_at(theta)
-        self.problem = before.update_linearisation(theta, here)
+        before, states_at_theta = self.problem, self.states_at(theta)
+        self.problem = before.update_linearisation(theta, states_at_theta)
         updated = self.problem is not before
         self.solver = self.problem.solver(self.solver)
         log = IterationLog(self.record_event, self.report_share)
-        states = self.method.solve(self.problem, theta, self.solver, None if updated else here, log)
+        states = self.method.solve(
+            self.problem, theta, self.solver, None if updated else states_at_theta, log
+        )
         if updated:
             self.problem = self.problem.with_systematic_errors(theta, states)
         self.last = self.problem.compare(states)

@@ -50,19 +50,21 @@ MAX_MAP_RATIO = 1.25
 RELAXATION_FACTOR = 0.6
 
 
-def update_kinetic_maps(problem: AnyTumourProblem, theta: Array, here: Fields) -> AnyTumourProblem:
+def update_kinetic_maps(
+    problem: AnyTumourProblem, theta: Array, fields: Fields
+) -> AnyTumourProblem:
     """Update the kinetic maps by a fixed-point correction for flow, and the pH error from the drug
     images.
 
     Args:
         problem: problem before the update.
         theta: coordinates, ``(m,)``.
-        here: fields of the problem at ``theta``.
+        fields: fields of the problem at ``theta``.
 
     Returns:
         The updated problem; the same problem if its linearisation is still valid.
     """
-    pH_error = _estimate_pH_error(problem, here)
+    pH_error = _estimate_pH_error(problem, fields)
     if problem.errors is not None and _linearisation_is_valid(problem, theta, pH_error):
         return problem
     # without drug images the flow is not determined independently of the maps, so the maps stay as
@@ -70,10 +72,10 @@ def update_kinetic_maps(problem: AnyTumourProblem, theta: Array, here: Fields) -
     local = problem.local_kinetics
     if problem.drug:
         relaxation = 1.0 if problem.errors is None else RELAXATION_FACTOR
-        local = _update_local_kinetics(problem, here, relaxation)
+        local = _update_local_kinetics(problem, fields, relaxation)
     maps = replace(
         problem.setting.maps,
-        PS=permeability_from_ktrans(local[0], here.flow.J_v),
+        PS=permeability_from_ktrans(local[0], fields.flow.J_v),
         phi=local[1],
         v_p=local[2],
         pH=problem.measured_pH + torch.einsum("k,kxyz->xyz", pH_error, problem.pH_error_basis),
@@ -337,17 +339,17 @@ def _pH_error_effect(problem: TumourProblem, images: dict[str, list[Tensor]]) ->
 class InverseProblem(TumourProblem):
     """The voxel problem with kinetic maps and systematic errors that follow the estimate."""
 
-    def update_linearisation(self, theta: Array, here: Fields) -> InverseProblem:
+    def update_linearisation(self, theta: Array, fields: Fields) -> InverseProblem:
         """The problem with kinetic maps and pH error updated from the fields at theta.
 
         Args:
             theta: coordinates, ``(m,)``.
-            here: fields at theta.
+            fields: fields at theta.
 
         Returns:
             A new problem, or this one where the update would not change the result.
         """
-        return update_kinetic_maps(self, theta, here)
+        return update_kinetic_maps(self, theta, fields)
 
     def with_systematic_errors(self, theta: Array, fields: Fields) -> InverseProblem:
         """The problem with the effect of systematic errors on its observations at theta.

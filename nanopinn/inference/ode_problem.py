@@ -271,17 +271,17 @@ class SystemProblem(Problem[SystemSolver, OdeSolution]):
         """
         return solver.solve(self, theta, tangents=tangents)
 
-    def update_linearisation(self, theta: Array, here: OdeSolution) -> SystemProblem:
+    def update_linearisation(self, theta: Array, states: OdeSolution) -> SystemProblem:
         """Estimate the noise of series without given noise from the misfit.
 
         Args:
             theta: coordinates of the unknowns, ``(m,)``.
-            here: states at ``theta``.
+            states: states at ``theta``.
         """
         return (
             self
             if all(s.noise_sd is not None for s in self.series)
-            else self.with_noise_from_residual(here)
+            else self.with_noise_from_residual(states)
         )
 
     def with_noise_from_residual(self, solution: OdeSolution) -> SystemProblem:

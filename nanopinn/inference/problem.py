@@ -203,12 +203,12 @@ class Problem(ABC, Generic[Solver, States]):
     def compare(self, states: States) -> Prediction[States]:
         """The residual of states, with its Jacobian where they have tangents."""
 
-    def update_linearisation(self, theta: Array, here: States) -> Self:
+    def update_linearisation(self, theta: Array, states: States) -> Self:
         """The problem linearised again at a point.
 
         Args:
             theta: coordinates, ``(m,)``.
-            here: states at theta.
+            states: states at theta.
 
         Returns:
             A new problem, or this one where nothing changed.

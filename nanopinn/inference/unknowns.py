@@ -216,7 +216,9 @@ class PiecewiseConstantFunction:
         clearance = Unknown.with_prior("clearance", 1e-6, 1.0)
         unknowns = UnknownSet((*infusion.unknowns(1e-9, 1.0), clearance))
         problem = SystemProblem(
-            unknowns, lambda t, y, s: (infusion.at(t, s) - s["clearance"] * y) / volume, initial,
+            unknowns,
+            lambda t, y, s: (infusion.value_at(t, s) - s["clearance"] * y) / volume,
+            initial,
             series, events=infusion.jumps
         )
 
@@ -261,7 +263,7 @@ class PiecewiseConstantFunction:
         """
         return tuple(Unknown.with_prior(name, median, sd, unit=unit) for name in self.names)
 
-    def at(self, t: Tensor, scalars: Mapping[str, Tensor]) -> Tensor:
+    def value_at(self, t: Tensor, scalars: Mapping[str, Tensor]) -> Tensor:
         """The function at a time (s); at an event it has the value before it."""
         first, *later = (scalars[name] for name in self.names)
         for jump, value in zip(self.jumps, later, strict=True):

@@ -160,60 +160,64 @@ def volume_fractions(pools: tuple[str, ...], maps: TissueMaps) -> Tensor:
 
 
 def _add_carrier(
-    pools: PoolAssembler, model: TumourModel, at: PoolConditions, name: str, plasma: int
+    pools: PoolAssembler, model: TumourModel, conditions: PoolConditions, name: str, plasma: int
 ) -> None:
     """Transport, wall exchange, drainage and decay of a carrier in the interstitium."""
     phi = model.maps.phi
     PS, sigma = model.liposome_permeability()
-    a, b = exchange_coefficients(PS, at.J_v, sigma)
+    a, b = exchange_coefficients(PS, conditions.J_v, sigma)
     pools.set_capacity(name, phi)
     pools.add_transport(name, model.scalars["f_l"], phi * model.value("D_l_t"))
-    pools.add_wall_exchange(name, plasma, a, b, f"vessel {name}" if at.options.vessels else None)
-    pools.add_loss(name, at.J_L + phi * model.value("k_d_lip"))
+    pools.add_wall_exchange(
+        name, plasma, a, b, f"vessel {name}" if conditions.options.vessels else None
+    )
+    pools.add_loss(name, conditions.J_L + phi * model.value("k_d_lip"))
 
 
-def _add_encapsulated(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
-    assert at.release is not None
-    _add_carrier(pools, model, at, "encapsulated", ENCAPSULATED)
-    pools.add_transfer("encapsulated", "free", model.maps.phi * at.release)
+def _add_encapsulated(pools: PoolAssembler, model: TumourModel, conditions: PoolConditions) -> None:
+    assert conditions.release is not None
+    _add_carrier(pools, model, conditions, "encapsulated", ENCAPSULATED)
+    pools.add_transfer("encapsulated", "free", model.maps.phi * conditions.release)
 
 
-def _add_retained(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
-    _add_carrier(pools, model, at, "retained", RETAINED)
+def _add_retained(pools: PoolAssembler, model: TumourModel, conditions: PoolConditions) -> None:
+    _add_carrier(pools, model, conditions, "retained", RETAINED)
 
 
-def _add_free(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
-    phi, vessels = model.maps.phi, at.options.vessels
+def _add_free(pools: PoolAssembler, model: TumourModel, conditions: PoolConditions) -> None:
+    phi, vessels = model.maps.phi, conditions.options.vessels
     PS = model.permeability(model.value("P_f_t"), model.value("P_f_n"))
-    a, b = exchange_coefficients(PS, at.J_v, model.value("sigma_f"))
+    a, b = exchange_coefficients(PS, conditions.J_v, model.value("sigma_f"))
     # the plasma curve is of unbound drug, the local plasma pool of all free drug
     influx = a * (1 - model.value("fb")) if vessels else a
     D_f = model.select_by_tissue(model.value("D_f_t"), model.value("D_f_n"))
     pools.set_capacity("free", phi)
     pools.add_transport("free", 1.0, phi * D_f)
     pools.add_wall_exchange("free", UNBOUND, influx, b, "vessel free" if vessels else None)
-    pools.add_loss("free", at.J_L)
+    pools.add_loss("free", conditions.J_L)
 
 
-def _add_bound(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
-    phi, fb, vessels = model.maps.phi, model.value("fb"), at.options.vessels
+def _add_bound(pools: PoolAssembler, model: TumourModel, conditions: PoolConditions) -> None:
+    phi, fb, vessels = model.maps.phi, model.value("fb"), conditions.options.vessels
     PS = model.permeability(model.value("P_b_t"), model.value("P_b_n"))
     sigma = model.select_by_tissue(model.value("sigmaT_t"), model.value("sigmaT_n"))
-    a, b = exchange_coefficients(PS, at.J_v, sigma)
+    a, b = exchange_coefficients(PS, conditions.J_v, sigma)
     influx = a * (fb if vessels else fb / (1 - fb))
     pools.set_capacity("bound", phi)
     pools.add_transport("bound", 1.0, phi * model.value("D_b_t"))
     pools.add_wall_exchange("bound", UNBOUND, influx, b, "vessel free" if vessels else None)
-    pools.add_loss("bound", at.J_L)
+    pools.add_loss("bound", conditions.J_L)
     pools.add_transfer("free", "bound", phi * model.value("k_a"))
     pools.add_transfer("bound", "free", phi * model.value("k_d"))
 
 
-def _add_intracellular(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
+def _add_intracellular(
+    pools: PoolAssembler, model: TumourModel, conditions: PoolConditions
+) -> None:
     values = model.parameter_values()
     uptake = model.select_by_tissue(uptake_rate(model.maps.pH, values), 0.0)
     efflux = efflux_rate(values)
-    if at.options.saturable:
+    if conditions.options.saturable:
         K_out, K_in = model.value("K_e"), model.value("rho_c") / CELLS_PER_UNIT * model.value("K_i")
         pools.add_saturable_transfer("free", "intracellular", uptake, efflux, K_out, K_in)
     else:
@@ -221,7 +225,7 @@ def _add_intracellular(pools: PoolAssembler, model: TumourModel, at: PoolConditi
         pools.add_transfer("intracellular", "free", efflux)
 
 
-def _add_nuclear(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
+def _add_nuclear(pools: PoolAssembler, model: TumourModel, conditions: PoolConditions) -> None:
     pools.add_transfer("intracellular", "nuclear", model.scalars["k_on_DNA"])
     pools.add_transfer("nuclear", "intracellular", model.value("k_off_DNA"))
 
@@ -237,19 +241,23 @@ def _add_vessel(
     pools.add_loss(name, flow)
 
 
-def _add_vessel_encapsulated(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
+def _add_vessel_encapsulated(
+    pools: PoolAssembler, model: TumourModel, conditions: PoolConditions
+) -> None:
     _add_vessel(pools, model, "vessel encapsulated", ENCAPSULATED, 1.0)
-    if at.vessel_release is not None:
-        release = model.maps.plasma_fraction() * at.vessel_release
+    if conditions.vessel_release is not None:
+        release = model.maps.plasma_fraction() * conditions.vessel_release
         pools.add_transfer("vessel encapsulated", "vessel free", release)
 
 
-def _add_vessel_free(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
+def _add_vessel_free(pools: PoolAssembler, model: TumourModel, conditions: PoolConditions) -> None:
     # the plasma curve is of unbound drug
     _add_vessel(pools, model, "vessel free", UNBOUND, 1 / (1 - model.value("fb")))
 
 
-def _add_vessel_retained(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
+def _add_vessel_retained(
+    pools: PoolAssembler, model: TumourModel, conditions: PoolConditions
+) -> None:
     _add_vessel(pools, model, "vessel retained", RETAINED, 1.0)
 
 

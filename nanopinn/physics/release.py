@@ -159,13 +159,15 @@ class ReleaseLaw:
     depends_on_temperature: bool = False
 
 
-def _acid_rate(c: ReleaseConditions, leak: Number, of: Mapping[str, Number]) -> Tensor:
-    return acid_release_rate(c.pH, of["k_ref"], leak, of["pK"], of["n"], of["pH_ref"], c.ph_warp)
+def _acid_rate(c: ReleaseConditions, leak: Number, values: Mapping[str, Number]) -> Tensor:
+    return acid_release_rate(
+        c.pH, values["k_ref"], leak, values["pK"], values["n"], values["pH_ref"], c.ph_warp
+    )
 
 
-def _heat_rate(c: ReleaseConditions, leak: Number, of: Mapping[str, Number]) -> Tensor:
+def _heat_rate(c: ReleaseConditions, leak: Number, values: Mapping[str, Number]) -> Tensor:
     return heat_release_rate(
-        c.T_K, of["k_hot"], leak, of["T_m"], of["w"], of["T_hot"], of["T_body"]
+        c.T_K, values["k_hot"], leak, values["T_m"], values["w"], values["T_hot"], values["T_body"]
     )
 
 

@@ -364,7 +364,7 @@ def near_edge(tumour: Tensor, grid: Grid, distance: float) -> Tensor:
     # distance is measured from the faces of a voxel; the small number is for 0.3 / 0.1 < 3
     reach = [1 + int(distance / h + 1e-9) for h in grid.spacing]
 
-    def spread(mask: Tensor) -> Tensor:
+    def dilate(mask: Tensor) -> Tensor:
         window = [2 * n + 1 for n in reach]
         return (
             torch.nn.functional.max_pool3d(
@@ -373,7 +373,7 @@ def near_edge(tumour: Tensor, grid: Grid, distance: float) -> Tensor:
             > 0.5
         )
 
-    return spread(tumour > 0.5) & spread(tumour <= 0.5)
+    return dilate(tumour > 0.5) & dilate(tumour <= 0.5)
 
 
 def group_starts(width: Tensor, axes: Collection[int]) -> Tensor:

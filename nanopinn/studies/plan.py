@@ -164,14 +164,14 @@ def _parse_finite_number(text: str) -> float | None:
     return found if np.isfinite(found) else None
 
 
-def default_candidates(taken: Sequence[PlannedImage], noise: float) -> tuple[PlannedImage, ...]:
+def default_candidates(planned: Sequence[PlannedImage], noise: float) -> tuple[PlannedImage, ...]:
     """Every default candidate that is not part of the protocol.
 
     Args:
-        taken: images of the protocol.
+        planned: images of the protocol.
         noise: relative noise of the candidates.
     """
-    have = {i.name for i in taken}
+    have = {i.name for i in planned}
     every = (
         PlannedImage(q, HOUR * h, noise) for q in CANDIDATE_QUANTITIES for h in CANDIDATE_HOURS
     )
@@ -330,12 +330,14 @@ def _evaluate_design(
     return build_experiment_design(problem, theta, fields, len(source.candidates))
 
 
-def _candidates(settings: PlanSettings, taken: Sequence[PlannedImage]) -> tuple[PlannedImage, ...]:
+def _candidates(
+    settings: PlanSettings, planned: Sequence[PlannedImage]
+) -> tuple[PlannedImage, ...]:
     given = tuple(
         parse_planned_image(c, settings.image_noise, "candidates")
         for c in dict.fromkeys(settings.candidates)
     )
-    return given or default_candidates(taken, settings.image_noise)
+    return given or default_candidates(planned, settings.image_noise)
 
 
 def _source_from_protocol(settings: PlanSettings) -> _DesignSource:
@@ -371,7 +373,7 @@ def _build_problem(
 
 
 def _describe_protocol(
-    s: PlanSettings, taken: Sequence[PlannedImage], voxels: int
+    s: PlanSettings, planned: Sequence[PlannedImage], voxels: int
 ) -> tuple[str, ...]:
     def by(v: tuple[float, ...]) -> str:
         return " x ".join(f"{x:g}" for x in v)
@@ -387,7 +389,7 @@ def _describe_protocol(
             f"DCE: {s.frames} frames every {s.frame_spacing_s:g} s, signal to noise {s.snr:g},"
             f" arterial input {s.aif}; {pH}"
         ),
-        f"Drug images: {', '.join(_noisy_name(i) for i in taken) if taken else 'none'}",
+        f"Drug images: {', '.join(_noisy_name(i) for i in planned) if planned else 'none'}",
     )
 
 

@@ -346,7 +346,7 @@ def infusion(times: np.ndarray, measured: np.ndarray, sd: float) -> SystemProble
     series = TimeSeries.from_state("amount", times, measured, noise_sd=sd)
     return SystemProblem(
         unknowns,
-        lambda t, y, s: INPUT.at(t, s) - s["k"] * y,
+        lambda t, y, s: INPUT.value_at(t, s) - s["k"] * y,
         lambda s: torch.zeros(1, dtype=torch.float64),
         (series,),
         events=INPUT.jumps,

@@ -26,7 +26,7 @@ TISSUE = TissueMaps(ONE, 1e-3 * ONE, 0.3 * ONE, 0.03 * ONE, 6.9 * ONE)
 K_IN, K_OUT = 3e-4, 1e-4
 
 
-def add_lysosomal(pools: PoolAssembler, model: TumourModel, at: PoolConditions) -> None:
+def add_lysosomal(pools: PoolAssembler, model: TumourModel, conditions: PoolConditions) -> None:
     pools.add_transfer("intracellular", "lysosomal", K_IN)
     pools.add_transfer("lysosomal", "intracellular", K_OUT)
 

@@ -234,7 +234,7 @@ class StateNetwork:
             np.linspace(0.0, np.log1p(self.span / self.first), count)
         )
 
-    def at(self, weights: Array, y0: Array, t: float, *, jacobian: bool) -> StateValues:
+    def values_at(self, weights: Array, y0: Array, t: float, *, jacobian: bool) -> StateValues:
         """States and their rates at one time.
 
         Args:

@@ -362,7 +362,7 @@ class _PinnEngine:
         """States of the network at every observation time of any series."""
         y0, _ = self.problem.start_values(self.problem.tensor(self.theta))
         states = np.stack(
-            [self.net.at(self.weights, y0, t, jacobian=False).y for t in self.problem.times]
+            [self.net.values_at(self.weights, y0, t, jacobian=False).y for t in self.problem.times]
         )
         return OdeSolution(self.problem.times, states, None, self.nodes, 0)
 
@@ -385,7 +385,7 @@ class _PinnEngine:
             for node, row in self._measured_nodes(k):
                 measured[node].append((k, row))
         for node, t in enumerate(self.nodes):
-            at = self.net.at(weights, y0, float(t), jacobian=tangents)
+            at = self.net.values_at(weights, y0, float(t), jacobian=tangents)
             residual, A = self._physics(system, float(t), self.quadrature[node], at, d_y0)
             physics += float(residual @ residual)
             blocks = [(residual, A)]
