@@ -71,8 +71,8 @@ def random_effects(y: Array, variance: Array) -> RandomEffects:
             break
     w = 1 / (variance + tau2)
     mean = float((w * y).sum() / w.sum())
-    spread = float((w * (y - mean) ** 2).sum() / (len(y) - 1))
-    se = float(np.sqrt(max(1.0, spread) / w.sum()))
+    weighted_variance = float((w * (y - mean) ** 2).sum() / (len(y) - 1))
+    se = float(np.sqrt(max(1.0, weighted_variance) / w.sum()))
     half_width = float(student.ppf(0.975, len(y) - 1)) * se
     return RandomEffects(mean, se, mean - half_width, mean + half_width, tau2)
 

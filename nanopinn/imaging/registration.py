@@ -64,8 +64,11 @@ def register_images(
         RuntimeError: the two do not overlap during the optimisation (by SimpleITK).
     """
     frame = _frame(affine, image.shape)
-    seen = _average_over_voxels(target, target_affine, affine)
-    fixed, moving = to_sitk_image(image, frame @ affine), to_sitk_image(seen, frame @ target_affine)
+    averaged = _average_over_voxels(target, target_affine, affine)
+    fixed, moving = (
+        to_sitk_image(image, frame @ affine),
+        to_sitk_image(averaged, frame @ target_affine),
+    )
     depth = _depths(image, target, frame @ target_affine)
     still = sitk.Euler3DTransform()
     coarse = min(image.shape) >= MIN_VOXELS_PER_AXIS
@@ -180,16 +183,16 @@ def _frame(affine: Array, shape: tuple[int, ...]) -> Array:
 def _average_over_voxels(target: Array, target_affine: Array, affine: Array) -> Array:
     """The target averaged over voxels of the size of the scan's, where these are larger."""
     steps = np.linalg.inv(target_affine[:3, :3]) @ affine[:3, :3]
-    seen = np.nan_to_num(target)
+    averaged = np.nan_to_num(target)
     for step in steps.T:
         count = round(float(np.linalg.norm(step)))
         if count > 1:
             parts = [
-                shift(seen, -((i + 0.5) / count - 0.5) * step, order=1, mode="nearest")
+                shift(averaged, -((i + 0.5) / count - 0.5) * step, order=1, mode="nearest")
                 for i in range(count)
             ]
-            seen = np.mean(parts, axis=0)
-    return np.asarray(seen)
+            averaged = np.mean(parts, axis=0)
+    return np.asarray(averaged)
 
 
 def _depths(image: Array, target: Array, target_affine: Array) -> tuple[list[int], list[int]]:

@@ -181,7 +181,7 @@ def pose_problem_from_images(
     spacing = tuple(float(h) for h in imaging.voxel_size_m)
     cut = truncating_faces(imaging.mask, settings)
     domain = Domain.from_mask(imaging.mask, spacing, MARGIN_M, cut)
-    tissue, spread, notes = _build_tissue_maps(imaging, domain, device)
+    tissue, covariance, notes = _build_tissue_maps(imaging, domain, device)
     tissue = replace(tissue, cut=cut)
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
     notes += [n for image in images for n in image.notes]
@@ -200,7 +200,7 @@ def pose_problem_from_images(
         plasma=PH_SENSITIVE.bolus_curves(),
         pH_error_basis=_pH_error_basis(imaging, domain, device),
         closure_basis=_closure_error_basis(imaging, domain, device),
-        kinetic_covariance=spread,
+        kinetic_covariance=covariance,
     )
     problem, function_notes = add_unknown_functions(problem, settings)
     return PosedProblem(problem, domain, tuple(notes + function_notes))
@@ -231,7 +231,7 @@ def _build_tissue_maps(
     )
     most = 0.99 * np.sqrt(relative[0, 0] * relative[1, 1])
     relative[0, 1] = relative[1, 0] = np.clip(relative[0, 1], -most, most)
-    spread = torch.stack(
+    covariance = torch.stack(
         [torch.stack([box(relative[i, j] * inside, 0.0) for j in range(2)]) for i in range(2)]
     )
     holes = int((inside & ~np.isfinite(imaging.ktrans_per_min)).sum())
@@ -254,7 +254,7 @@ def _build_tissue_maps(
             " tabulated flow properties relative to those of the tumour and p = p_inf at the edge."
         ),
     ]
-    return tissue, spread, notes
+    return tissue, covariance, notes
 
 
 def _bounded(relative_sd: Array) -> Array:

@@ -53,26 +53,6 @@ def world_to_index(position: Any, affine: Array) -> Array:
     return np.asarray(offset / np.asarray(transform["scale"]))
 
 
-def affine_to_reference_world(affine: Array, reference: Array) -> Array:
-    """Affine of a layer on any grid in the world of a reference scan.
-
-    Args:
-        affine: Affine of the layer to RAS mm ``(4, 4)``.
-        reference: Affine of the reference scan ``(4, 4)``.
-
-    Returns:
-        Affine ``(4, 4)`` in ``(z, y, x)``, applied after the scale and translation of the layer, as
-        napari does.
-    """
-    own = layer_transform(affine)
-    inside = np.eye(4)
-    inside[:3, :3], inside[:3, 3] = np.diag(own["scale"]), own["translate"]
-    wanted = (
-        _AXIS_REVERSAL @ np.linalg.inv(voxel_axis_directions(reference)) @ affine @ _AXIS_REVERSAL
-    )
-    return np.asarray(wanted @ np.linalg.inv(inside))
-
-
 def ras_affine(data_to_world: Array, reference: Array) -> Array:
     """Affine to RAS mm of a layer in the world of a reference scan.
 

@@ -123,12 +123,12 @@ def draw_fields(
         seed: of the phantom.
     """
     rng, fields = np.random.default_rng([seed, 1]), {}
-    for name, spread in log_sds.items():
+    for name, sd in log_sds.items():
         noise = _smooth_noise((*anatomy.tumour.shape,), spacing_mm, FIELD_MM / 2, rng)
         inside = noise[anatomy.tumour]
-        if spread > 0:
+        if sd > 0:
             fields[name] = np.where(
-                anatomy.tumour, spread * (noise - inside.mean()) / inside.std(), 0.0
+                anatomy.tumour, sd * (noise - inside.mean()) / inside.std(), 0.0
             )
     return replace(anatomy, fields=fields)
 

@@ -97,8 +97,8 @@ def outcome_uncertainty_by_images(
         )
     ]
     for k, patient in enumerate(patients):
-        seen = " + ".join(f"{s[0].time_s / HOUR:g} h" for s in by_time[:k])
-        label = f"before the dose, and {seen} after" if k else "before the dose alone"
+        hours = " + ".join(f"{s[0].time_s / HOUR:g} h" for s in by_time[:k])
+        label = f"before the dose, and {hours} after" if k else "before the dose alone"
         imaging_stages.append(
             _evaluate_stage(label, k, patient, _informed(patient), arms, outcome, draws, seed)
         )

@@ -207,7 +207,7 @@ class _DesignSource:
     Attributes:
         problem: the problem of a draw by its number, its last drug images the planned ones.
         centre: mean of the points, ``(m,)``.
-        spread: covariance of the points, ``(m, m)``; the posterior of the first draw if None.
+        covariance: covariance of the points, ``(m, m)``; the posterior of the first draw if None.
         planned_images: drug images without a measurement.
         candidates: the last of them.
         where: what the centre is.
@@ -216,7 +216,7 @@ class _DesignSource:
 
     problem: Callable[[int], InverseProblem]
     centre: Array
-    spread: Array | None
+    covariance: Array | None
     planned_images: tuple[PlannedImage, ...]
     candidates: tuple[PlannedImage, ...]
     where: str
@@ -257,9 +257,9 @@ def plan_protocol(
         problem, theta = source.problem(k), source.centre
         unknowns = problem.unknowns.items
         if k > 0:
-            spread = designs[0].covariance() if source.spread is None else source.spread
+            covariance = designs[0].covariance() if source.covariance is None else source.covariance
             theta = np.random.default_rng((settings.seed, k, 1)).multivariate_normal(
-                theta, spread, method="cholesky"
+                theta, covariance, method="cholesky"
             )
         designs.append(_evaluate_design(problem, theta, source))
     return _build_plan(designs, unknowns, source, time.perf_counter() - began)
@@ -349,7 +349,7 @@ def _source_from_protocol(settings: PlanSettings) -> _DesignSource:
     return _DesignSource(
         problem=lambda k: first if k == 0 else _build_problem(settings, every, device, k),
         centre=first.unknowns.prior_mean,
-        spread=np.diag(first.unknowns.prior_sd**2),
+        covariance=np.diag(first.unknowns.prior_sd**2),
         planned_images=every,
         candidates=candidates,
         where="prior medians",

@@ -52,13 +52,13 @@ def put_fit(dataset: Path, id: str, scalars: Sequence[ScalarEstimate], passed: b
     fit.mkdir()
     rows = [parameter_row(s) for s in scalars]
     (fit / "parameters.json").write_text(json.dumps({"parameters": rows, "assumptions": []}))
-    told = {
+    entries = {
         "passed": passed,
         "headline": check.headline,
         "seconds": 1.0,
         "items": [asdict(i) for i in items],
     }
-    (fit / "check.json").write_text(json.dumps(told))
+    (fit / "check.json").write_text(json.dumps(entries))
     (fit / "provenance.json").write_text(
         json.dumps({"versions": {"nanopinn": "0.1.0", "torch": "2.13.0"}})
     )

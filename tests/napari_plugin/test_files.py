@@ -12,7 +12,6 @@ import pytest
 from nanopinn.io.volumes import write_volume
 from nanopinn.napari_plugin.layers import (
     ARM_QUANTITIES,
-    affine_to_reference_world,
     from_napari_axes,
     layer_transform,
     ras_affine,
@@ -50,17 +49,6 @@ def test_parallel_scans_overlay_correctly() -> None:
         world(layer_transform(OBLIQUE), (0, 1, 2)),
         atol=1e-12,
     )
-    np.testing.assert_allclose(affine_to_reference_world(coarse, OBLIQUE), np.eye(4), atol=1e-12)
-
-
-def test_oblique_scan_is_transformed_to_the_world_of_the_series() -> None:
-    straight = np.diag([1.0, 1.0, 1.0, 1.0])
-    point = OBLIQUE @ (3, 2, 1, 1)
-    index = np.linalg.inv(straight) @ point
-    here = affine_to_reference_world(straight, OBLIQUE) @ np.append(
-        world(layer_transform(straight), tuple(index[2::-1])), 1
-    )
-    np.testing.assert_allclose(here[:3], world(layer_transform(OBLIQUE), (1, 2, 3)), atol=1e-9)
 
 
 def test_drawn_layer_has_the_affine_of_the_scanner() -> None:

@@ -247,11 +247,11 @@ def test_recovered_events_are_reported(
     tmp_path: Path, fit: FitResult, imaging: SimpleNamespace
 ) -> None:
     words = "anchor 1, pressure: memory ran out"
-    told = replace(fit, runs={"fv": replace(fit.runs["fv"], events=(words,))})
-    out = write(tmp_path / "out", told, imaging)
+    recovered = replace(fit, runs={"fv": replace(fit.runs["fv"], events=(words,))})
+    out = write(tmp_path / "out", recovered, imaging)
     assert json.loads((out / "provenance.json").read_text())["recovered_from"] == {"fv": [words]}
     assert json.loads((out / "parameters.json").read_text())["engines"]["fv"]["recovered_from"] == [
         words
     ]
-    assert f"Recovered from: {words}." in render_report(imaging, told)
+    assert f"Recovered from: {words}." in render_report(imaging, recovered)
     assert "Recovered from" not in render_report(imaging, fit)

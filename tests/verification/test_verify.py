@@ -16,7 +16,9 @@ from nanopinn.verification.run import run_verification
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, tuple[VerificationCase, ...]]:
+def command_and_cases(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Result, tuple[VerificationCase, ...]]:
     """What `nanopinn verify` says, and the cases that it writes."""
     table = tmp_path_factory.mktemp("verify") / "cases.json"
     result = CliRunner().invoke(app, ["verify", "--json", str(table)])
@@ -27,14 +29,16 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, tuple[Verifi
 
 
 @pytest.fixture(scope="module")
-def cases(told: tuple[Result, tuple[VerificationCase, ...]]) -> tuple[VerificationCase, ...]:
-    return told[1]
+def cases(
+    command_and_cases: tuple[Result, tuple[VerificationCase, ...]],
+) -> tuple[VerificationCase, ...]:
+    return command_and_cases[1]
 
 
 def test_the_command_succeeds_and_prints_every_case(
-    told: tuple[Result, tuple[VerificationCase, ...]],
+    command_and_cases: tuple[Result, tuple[VerificationCase, ...]],
 ) -> None:
-    result, cases = told
+    result, cases = command_and_cases
     assert result.exit_code == 0
     for c in cases:
         assert f"{c.id:8s}{c.name}: {c.quantity}" in result.output

@@ -141,8 +141,11 @@ def measure_ph(
     )
     whose = "that of the calibration" if is_calibration_file(options.calibration) else agent.name
     warning = calibration.describe_protocol_mismatch(read_sidecar(path))
-    said = (*_notes(calibration, found, before is None), *([] if warning is None else [warning]))
-    notes = (*spectra.assumptions, f"The CEST agent is {whose}.", *said)
+    ratio_notes = (
+        *_notes(calibration, found, before is None),
+        *([] if warning is None else [warning]),
+    )
+    notes = (*spectra.assumptions, f"The CEST agent is {whose}.", *ratio_notes)
     return MeasuredPh(found, calibration.std, spectra.reference, spectra.affine, notes)
 
 
@@ -306,8 +309,8 @@ def _calibration(
 
 def _notes(calibration: PhCalibration, found: PhImage, mirrored: bool) -> list[str]:
     against = "the mirrored frequency" if mirrored else "the series before injection"
-    said = f"pH is from the ratio of contrasts against {against}, by: {calibration.source}."
-    return [said, *_describe_coverage(calibration.std, found)]
+    source = f"pH is from the ratio of contrasts against {against}, by: {calibration.source}."
+    return [source, *_describe_coverage(calibration.std, found)]
 
 
 def _describe_coverage(calibration_std: float, found: PhImage) -> list[str]:

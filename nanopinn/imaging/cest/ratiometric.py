@@ -213,12 +213,12 @@ class PhCalibration:
         ]
         if not wrong:
             return None
-        said = ", ".join(
+        measured_with = ", ".join(
             f"{k} {self.scan[k]:g} {PROTOCOL_UNITS[k]} (here {stated[k]:g})" for k in wrong
         )
         return (
-            f"Warning: the calibration was measured with {said}: the error of pH may be larger than"
-            " stated."
+            f"Warning: the calibration was measured with {measured_with}: the error of pH may be"
+            " larger than stated."
         )
 
 
@@ -311,7 +311,7 @@ def bloch_calibration(
         lambda wanted: np.interp(wanted, grid, logs[int(np.argmin(np.abs(_RELATIVE_B1 - 1)))]),
     )
     powers = f"{saturation.B1_uT:g}" + (f"/{second.B1_uT:g}" if second else "")
-    said = (
+    description = (
         f"Bloch-McConnell curve of {agent.name} at {saturation.field_T:g} T, {powers} uT,"
         f" {saturation.seconds:g} s ({kind}, {'/'.join(f'{p:g}' for p in agent.ratio_ppm)} ppm), pH"
         f" {grid[0]:.2f} to {grid[-1]:.2f}"
@@ -320,7 +320,7 @@ def bloch_calibration(
         invert,
         float(grid[0]),
         float(grid[-1]),
-        said,
+        description,
         kind,
         value("sd_pHe_calibration"),
         agent.ratio_ppm,

@@ -151,15 +151,15 @@ def _fit(
     )
     variance = end.cost / max(1, data.shape[1] - 4)
     inverse = invert_normal_matrix(end.J @ end.J.transpose(1, 2), ridge=1e-10)
-    spread = (inverse.diagonal(dim1=1, dim2=2) * variance[:, None]).sqrt()
+    sd = (inverse.diagonal(dim1=1, dim2=2) * variance[:, None]).sqrt()
     held = (end.theta <= low + 1e-6) | (end.theta >= high - 1e-6)
     good = (known & end.converged & ~held.any(1)).numpy()
     molar = end.theta[:, 1].exp()
     values = (
         end.theta[:, 0],
-        spread[:, 0],
+        sd[:, 0],
         molar,
-        molar * spread[:, 1],
+        molar * sd[:, 1],
         end.theta[:, 2],
         end.theta[:, 3].exp(),
         variance.sqrt(),

@@ -198,10 +198,12 @@ class _MapAccumulator:
         more, by = self.model.derived(fit.parameters[:, :p])
         variance = torch.einsum("ndp,npq,ndq->nd", by, fit.covariance[:, :p, :p], by)
         values = torch.cat([fit.parameters, more], dim=1).cpu().numpy()
-        spread = torch.cat([fit.covariance.diagonal(dim1=1, dim2=2), variance], dim=1).cpu().numpy()
+        variances = (
+            torch.cat([fit.covariance.diagonal(dim1=1, dim2=2), variance], dim=1).cpu().numpy()
+        )
         unit = np.array([KINETIC_QUANTITIES[n].per_si for n in self.names])
         own = unit[: len(self.fitted_names)]
-        self.values[at], self.variance[at] = values * unit, spread * unit**2
+        self.values[at], self.variance[at] = values * unit, variances * unit**2
         self.covariance[at] = fit.covariance.cpu().numpy() * own[:, None] * own
         self.curves[at], self.r2[at], self.aicc[at], self.residual[at] = (
             a.cpu().numpy() for a in (fit.curves, fit.r2, fit.aicc, fit.residual_sd)

@@ -307,11 +307,11 @@ def _noise(before: Array, level: Array) -> Array:
 
     A variance from few frames is uncertain, so that of each voxel is averaged with the typical one.
     """
-    spread = before.std(axis=0, ddof=1)
-    usable = np.isfinite(level) & np.isfinite(spread)
-    typical = np.median(spread[usable]) if usable.any() else np.nan
+    frame_sd = before.std(axis=0, ddof=1)
+    usable = np.isfinite(level) & np.isfinite(frame_sd)
+    typical = np.median(frame_sd[usable]) if usable.any() else np.nan
     return np.asarray(
-        np.sqrt((spread**2 + typical**2) / 2 + (_RELATIVE_ROUNDING_ERROR * level) ** 2)
+        np.sqrt((frame_sd**2 + typical**2) / 2 + (_RELATIVE_ROUNDING_ERROR * level) ** 2)
     )
 
 

@@ -310,7 +310,7 @@ def _summarise_fit(
     inverse = invert_normal_matrix(H)
     moved = inverse @ end.J @ shared.transpose(1, 2)
     covariance = inverse * sd.square()[:, None, None] + moved @ moved.transpose(1, 2)
-    spread = (C - C.mean(1, keepdim=True)).square().sum(1)
+    total_square = (C - C.mean(1, keepdim=True)).square().sum(1)
     at_bound = (end.theta <= bounds.lower + 1e-9) | (end.theta >= bounds.upper - 1e-9)
     nan = torch.tensor(float("nan"), dtype=C.dtype, device=C.device)
     known = finite.reshape(n, 1)
@@ -319,7 +319,7 @@ def _summarise_fit(
         torch.where(known[..., None], covariance, nan),
         at_bound & known,
         end.converged & finite,
-        torch.where(finite, 1 - rss / spread.clamp_min(1e-30), nan),
+        torch.where(finite, 1 - rss / total_square.clamp_min(1e-30), nan),
         torch.where(finite, aicc(rss, t, p), nan),
         torch.where(finite, (rss / max(1, t - p)).sqrt(), nan),
         torch.where(known, end.f, nan),

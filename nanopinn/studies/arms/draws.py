@@ -370,9 +370,9 @@ def posterior_draws(patient: Patient, n: int, seed: int) -> Array:
 
 def draw_parameter(parameter: Parameter, n: int, seed: int) -> Array:
     """Draw a parameter from its prior or range, ``(n + 1,)``; its value is first."""
-    spread = parameter.distribution()
-    assert spread is not None
-    return spread.values_at_deviates(
+    distribution = parameter.distribution()
+    assert distribution is not None
+    return distribution.values_at_deviates(
         np.append(0.0, _random_stream(parameter.symbol, seed).standard_normal(n))
     )
 

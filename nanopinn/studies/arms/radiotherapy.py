@@ -89,7 +89,7 @@ def estimate_radiation_effect(
             remedy="Give two results.",
         )
     fits = [load_fit(before), load_fit(after)]
-    seen = [summarise_scan(fit, shared_sd) for fit in fits]
+    scans = [summarise_scan(fit, shared_sd) for fit in fits]
     priors = [_flow_prior(fit, path) for fit, path in zip(fits, (before, after), strict=True)]
     if not np.allclose(priors[0], priors[1]):
         raise InputError(
@@ -99,7 +99,7 @@ def estimate_radiation_effect(
             remedy="Fit both with this version.",
         )
     return infer_radiation_effect(
-        seen[0], seen[1], course, scan_h * HOUR, priors[0], notes=_notes(fits, shared_sd)
+        scans[0], scans[1], course, scan_h * HOUR, priors[0], notes=_notes(fits, shared_sd)
     )
 
 
