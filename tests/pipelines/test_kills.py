@@ -76,7 +76,7 @@ def test_second_run_is_refused_and_a_signal_stops_every_job(
     driver.send_signal(stop)
     said, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130, said
-    assert "same command" in said
+    assert "Start the same run again" in said
     assert find_orphan_processes(three.out) == []
 
 

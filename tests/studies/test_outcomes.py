@@ -113,7 +113,7 @@ def test_without_draws_the_certainty_of_the_answer_is_unknown():
 
 
 def test_without_tissue_far_from_vessels_there_is_no_answer():
-    assert "does not arise" in said(exposure(110, beyond=0.0))
+    assert "cannot be answered" in said(exposure(110, beyond=0.0))
 
 
 def test_the_heating_time_is_the_shortest_that_reaches_half_of_the_cells():
