@@ -332,12 +332,12 @@ def test_fit_without_drug_images_is_complete_and_can_be_checked_again(tmp_path: 
         "p_e",
     )
     assert run.returncode in (0, 5), run.stderr
-    assert "PS_l" in run.stderr  # -v tells the numbers
+    assert "PS_l" in run.stderr  # -v shows the numbers
     assert run.stderr.index("keep their priors") < run.stderr.index(
         "fv: Gauss-Newton"
     )  # before the engines, and in the end
     assert "keep their priors" in run.stdout
-    assert "flat: the data alone bound it on neither side" in run.stdout
+    assert "flat: not bounded by the data alone on either side" in run.stdout
     assert "Profile likelihoods" in (out / "report.html").read_text()
     read_back(out)
     rows = {r["name"]: r for r in json.loads((out / "parameters.json").read_text())["parameters"]}
@@ -489,7 +489,7 @@ def test_comparison_writes_its_folder_and_concludes(tmp_path: Path) -> None:
     )
     done = nanopinn("simulate", *PHANTOM, *arms, "-q", "-o", out)
     assert done.returncode == 0, done.stderr
-    assert "tsl carry lethal exposure" in done.stdout
+    assert "tsl gives lethal exposure" in done.stdout
     assert (
         json.loads((out / "comparison.json").read_text())["arms"]["tsl"]["imbalance_voxels"] < 1e-8
     )

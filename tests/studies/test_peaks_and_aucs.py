@@ -173,5 +173,5 @@ def test_the_folder_holds_peaks_areas_and_exposure(free: Simulation, tmp_path: P
     assert rows[0].startswith("plasma\tc_max")
     assert [r.split("\t")[0] for r in rows[1:]] == ["encapsulated", "free", "unbound"]
     page = (out / "simulation.html").read_text()
-    assert "area under the curve of drug bound in nuclei" in page
+    assert "AUC of drug bound in nuclei" in page
     assert "C_max" in format_simulation(free)
