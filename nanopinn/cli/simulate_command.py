@@ -226,7 +226,7 @@ def simulate(
 
     nanopinn simulate --from result --schedule docs/schedules/thermosensitive.toml --out one
     """
-    from nanopinn.cli.config import parse_list, parse_minutes
+    from nanopinn.cli.option_syntax import parse_list, parse_minutes
     from nanopinn.settings import ComparisonSettings, PhantomSettings, SimulationSettings
 
     if after is not None:

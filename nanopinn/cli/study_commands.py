@@ -359,7 +359,7 @@ def minimal_imaging(
     Example: nanopinn minimal-imaging --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --drug
     drug_2h.nii.gz drug_24h.nii.gz
     """
-    from nanopinn.cli.config import parse_dose
+    from nanopinn.cli.option_syntax import parse_dose
     from nanopinn.report.plan_summary import (
         describe_minimal_imaging,
         format_minimal_imaging,

@@ -100,7 +100,7 @@ def run_fit_request(request: dict[str, Any], progress: Progress) -> dict[str, An
 
 def run_arms_request(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Compare treatment arms in the tumour of a fit; write the result folder."""
-    from nanopinn.cli.config import parse_arm_entries
+    from nanopinn.cli.option_syntax import parse_arm_entries
     from nanopinn.report.treatment_folder import write_comparison
     from nanopinn.report.treatment_summary import format_comparison
     from nanopinn.settings import ComparisonSettings

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from nanopinn.cli.config import (
-    build_settings,
+from nanopinn.cli.config import build_settings
+from nanopinn.cli.option_syntax import (
     parse_arm_entries,
     parse_dose,
     parse_fraction,

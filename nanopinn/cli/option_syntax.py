@@ -1,0 +1,155 @@
+"""Syntax of options that hold several numbers in one word, such as ``42:60@0.5~5``.
+
+The same syntax is read in the ``[arms]`` table of a configuration and in the napari panel; settings
+and studies take the plain values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nanopinn.errors import InputError
+from nanopinn.settings import DoseAmount, FractionSpec, HeatingSpec, SecondScan
+
+_NUMBER = r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
+_DOSE = re.compile(rf"{_NUMBER}\s*(mg/m2|mg/m\^2|mg)")
+_HEAT = re.compile(rf"{_NUMBER}:{_NUMBER}(?:@{_NUMBER})?(?:~{_NUMBER})?")
+_FILE = re.compile(rf"(.+\.nii(?:\.gz)?)(?:@{_NUMBER})?")
+_RADIATION = re.compile(rf"{_NUMBER}@{_NUMBER}")
+
+
+def parse_dose(text: str, field: str = "dose") -> DoseAmount:
+    """Parse a dose, ``50mg/m2`` or ``90mg``.
+
+    Args:
+        text: of the option.
+        field: name of the parameter in errors.
+
+    Raises:
+        InputError: the text is neither.
+    """
+    found = _DOSE.fullmatch(text.strip())
+    if found is None:
+        raise InputError(
+            "the dose cannot be read",
+            field=field,
+            found=text,
+            expected='"50mg/m2" or "90mg"',
+            remedy="Amounts are in mg: usual doses of doxorubicin are 20 to 60 mg/m2.",
+        )
+    amount = float(found[1])
+    return DoseAmount(amount_mg=amount) if found[2] == "mg" else DoseAmount(mg_per_m2=amount)
+
+
+def parse_heating(text: str) -> HeatingSpec:
+    """Parse a heating, ``degC:MINUTES[@START_H][~RAMP_MIN]``, or a thermometry file,
+    ``FILE[@START_H]``.
+
+    Raises:
+        InputError: the text is neither.
+    """
+    if (file := _FILE.fullmatch(text.strip())) is not None:
+        return HeatingSpec(file=Path(file[1]), start_h=float(file[2] or 0))
+    found = _HEAT.fullmatch(text.strip())
+    if found is None:
+        raise InputError(
+            "the heating cannot be read",
+            field="heat",
+            found=text,
+            expected='"42:60", "42:60@0.5~5" or a thermometry file',
+            remedy=(
+                "Write degrees C:minutes, then @ and the hour of the start, then ~ and the minutes"
+                " of the ramps."
+            ),
+        )
+    T, minutes, start, ramp = (float(v or 0) for v in found.groups())
+    return HeatingSpec(temperature_C=T, minutes=minutes, start_h=start, ramp_min=ramp)
+
+
+def parse_fraction(text: str) -> FractionSpec:
+    """Parse a fraction of radiation, ``GY@HOURS``.
+
+    Raises:
+        InputError: the text is something else.
+    """
+    found = _RADIATION.fullmatch(text.strip())
+    if found is None:
+        raise InputError(
+            "the radiation cannot be read",
+            field="radiation",
+            found=text,
+            expected='"5@24", Gy@hours',
+        )
+    return FractionSpec(dose_Gy=float(found[1]), time_h=float(found[2]))
+
+
+def parse_second_scan(text: str) -> SecondScan:
+    """Parse the result of a scan after radiation and its time, ``RESULT@HOURS``.
+
+    Raises:
+        InputError: the time is missing.
+    """
+    folder, _, hours = text.rpartition("@")
+    try:
+        return SecondScan(folder=Path(folder), time_h=float(hours))
+    except ValueError:
+        raise InputError(
+            "the second scan has no time",
+            field="radiation_from",
+            found=text,
+            expected="RESULT@HOURS, in hours from the start of the treatment",
+        ) from None
+
+
+def parse_list(text: str | None) -> tuple[str, ...] | None:
+    """Split a text at commas; None stays None."""
+    return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def parse_minutes(text: str | None) -> tuple[float, ...] | None:
+    """Parse durations in minutes separated by commas; ``none`` is an empty list.
+
+    Raises:
+        InputError: a word is no number.
+    """
+    if text is None or text.strip().lower() == "none":
+        return None if text is None else ()
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise InputError(
+            "the durations of heating cannot be read",
+            field="heating_min",
+            found=text,
+            expected="minutes separated by commas, or none",
+        ) from None
+
+
+_ONE: dict[str, Callable[[str], Any]] = {"dose": parse_dose, "radiation_from": parse_second_scan}
+_MANY: dict[str, Callable[[str], Any]] = {"heat": parse_heating, "radiation": parse_fraction}
+
+
+def parse_arm_entries(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace every text of the settings of arms that has a syntax by its plain value.
+
+    Args:
+        entries: of :class:`nanopinn.settings.ComparisonSettings`, by name, from options or from a
+            configuration.
+
+    Returns:
+        The entries; those that are no text are unchanged.
+
+    Raises:
+        InputError: a text cannot be read.
+    """
+    found = dict(entries)
+    for name, parse in _ONE.items():
+        if isinstance(found.get(name), str):
+            found[name] = parse(found[name])
+    for name, parse in _MANY.items():
+        if isinstance(found.get(name), (list, tuple)):
+            found[name] = tuple(parse(v) if isinstance(v, str) else v for v in found[name])
+    return found
