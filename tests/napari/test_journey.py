@@ -14,7 +14,7 @@ from typing import Any
 import napari
 import nibabel as nib
 import numpy as np
-from conftest import finished, open_study, until, words
+from .conftest import finished, open_study, until, words
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QApplication, QCheckBox, QComboBox, QLineEdit, QListWidget, QPushButton
 

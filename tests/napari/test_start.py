@@ -10,7 +10,7 @@ from typing import Any
 import napari
 import npe2
 import pytest
-from conftest import until
+from .conftest import until
 
 from nanopinn.napari_plugin import reader
 

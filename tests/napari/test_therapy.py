@@ -9,7 +9,7 @@ from typing import Any
 import napari
 import numpy as np
 import pytest
-from conftest import finished, until, words
+from .conftest import finished, until, words
 from qtpy.QtWidgets import QApplication
 
 from nanopinn import FitSettings, ImagingInputs, run_fit, write_fit

@@ -11,7 +11,7 @@ from typing import Any
 import napari
 import numpy as np
 import pytest
-from conftest import finished, open_study, until, words
+from .conftest import finished, open_study, until, words
 
 from nanopinn.napari_plugin.sources import LayerOrFile
 
