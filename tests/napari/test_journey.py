@@ -14,12 +14,13 @@ from typing import Any
 import napari
 import nibabel as nib
 import numpy as np
-from .conftest import finished, open_study, until, words
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QApplication, QCheckBox, QComboBox, QLineEdit, QListWidget, QPushButton
 
 from nanopinn.napari_plugin.layers import from_napari_axes, map_layer
 from nanopinn.napari_plugin.sources import LayerOrFile, export_to_file, plugin_metadata
+
+from .conftest import finished, open_study, until, words
 
 
 class Heart:

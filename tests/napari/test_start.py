@@ -10,9 +10,10 @@ from typing import Any
 import napari
 import npe2
 import pytest
-from .conftest import until
 
 from nanopinn.napari_plugin import reader
+
+from .conftest import until
 
 IMPORT = """
 import sys, time

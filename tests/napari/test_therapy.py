@@ -9,11 +9,12 @@ from typing import Any
 import napari
 import numpy as np
 import pytest
-from .conftest import finished, until, words
 from qtpy.QtWidgets import QApplication
 
 from nanopinn import FitSettings, ImagingInputs, run_fit, write_fit
 from nanopinn.napari_plugin.sources import plugin_metadata
+
+from .conftest import finished, until, words
 
 
 @pytest.fixture(scope="session")

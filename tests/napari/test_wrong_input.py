@@ -11,9 +11,10 @@ from typing import Any
 import napari
 import numpy as np
 import pytest
-from .conftest import finished, open_study, until, words
 
 from nanopinn.napari_plugin.sources import LayerOrFile
+
+from .conftest import finished, open_study, until, words
 
 
 def test_empty_viewer_says_what_is_required(
