@@ -80,18 +80,18 @@ def small_problem(
     bumps = torch.zeros((1, n, n, n), dtype=torch.float64)
     measured = torch.stack([maps.PS, maps.phi, maps.v_p])
     problem = InverseProblem(
-        unknowns,
-        setting,
-        measured,
-        measured,
-        aif,
-        frames,
-        nothing,
-        images,
-        curves,
-        bumps,
-        bumps,
-        no_spread,
+        unknowns=unknowns,
+        setting=setting,
+        kinetics=measured,
+        local_kinetics=measured,
+        aif=aif,
+        frame_times=frames,
+        contrast=nothing,
+        drug=images,
+        plasma=curves,
+        pH_error_basis=bumps,
+        closure_basis=bumps,
+        kinetic_covariance=no_spread,
     )
     fine = replace(problem, setting=replace(setting.refined(2), flow_refine=1))
     fields = fine.solve(truth, ForwardModel(fine.setting, unknowns.scalars), scheme=SDIRK3)

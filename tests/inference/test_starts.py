@@ -37,15 +37,15 @@ def minimised(problem: Closed, at: np.ndarray) -> Fitted:
         on_step=lambda *_: None,
     )
     run = EngineRun(
-        "fv",
-        (),
-        found.quadratic.covariance,
-        found.history,
-        found.quadratic.chi2,
-        1,
-        0.0,
-        found.converged,
-        "converged",
+        engine="fv",
+        scalars=(),
+        covariance=found.quadratic.covariance,
+        objective=found.history,
+        chi2=found.quadratic.chi2,
+        observations=1,
+        seconds=0.0,
+        converged=found.converged,
+        message="converged",
     )
     return Fitted(run, found.theta)
 

@@ -45,7 +45,17 @@ def scalar(name: str, sd: float) -> ScalarEstimate:
 @pytest.fixture
 def fit() -> FitResult:
     scalars = (scalar("l", 0.1), scalar("p_e", 0.8))
-    run = EngineRun("fv", scalars, np.eye(2), (10.0, 5.0), 9.0, 12, 1.5, True, "converged")
+    run = EngineRun(
+        engine="fv",
+        scalars=scalars,
+        covariance=np.eye(2),
+        objective=(10.0, 5.0),
+        chi2=9.0,
+        observations=12,
+        seconds=1.5,
+        converged=True,
+        message="converged",
+    )
     values = np.random.default_rng(0).random(SHAPE)
     return FitResult(
         scalars=scalars,

@@ -36,17 +36,33 @@ from .hostile import refused
 
 SCALAR = ScalarEstimate("l", "l", "mm", "log", 1.0, 0.5, 1.2, 0.2)
 FIT = FitResult(
-    (SCALAR,),
-    np.eye(1),
-    {"fv": EngineRun("fv", (SCALAR,), np.eye(1), (3.0, 2.0), 4.0, 5, 1.0, True, "converged")},
-    {"l": 0.1},
-    CheckResult((CheckItem("balance", 0.1, 1.0, True, "mass"),), 1.0),
-    {"p": MapEstimate("p", "Pa", "pressure", "images", np.ones((3, 3, 3)), np.zeros((20, 20, 20)))},
-    {},
-    (),
-    ("one",),
-    np.eye(4),
-    np.ones((3, 3, 3), dtype=bool),
+    scalars=(SCALAR,),
+    covariance=np.eye(1),
+    runs={
+        "fv": EngineRun(
+            engine="fv",
+            scalars=(SCALAR,),
+            covariance=np.eye(1),
+            objective=(3.0, 2.0),
+            chi2=4.0,
+            observations=5,
+            seconds=1.0,
+            converged=True,
+            message="converged",
+        )
+    },
+    engine_distance={"l": 0.1},
+    check=CheckResult((CheckItem("balance", 0.1, 1.0, True, "mass"),), 1.0),
+    maps={
+        "p": MapEstimate(
+            "p", "Pa", "pressure", "images", np.ones((3, 3, 3)), np.zeros((20, 20, 20))
+        )
+    },
+    fields={},
+    curves=(),
+    assumptions=("one",),
+    affine=np.eye(4),
+    mask=np.ones((3, 3, 3), dtype=bool),
 )
 
 

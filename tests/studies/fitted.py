@@ -79,18 +79,18 @@ def ended() -> tuple[FittedProblem, np.ndarray, np.ndarray]:
     local = torch.stack([maps.PS, maps.phi, maps.v_p])
     setting = TissueSetting(maps, Grid(domain.shape, (VOXEL,) * 3), 1)
     problem = InverseProblem(
-        unknowns,
-        setting,
-        local,
-        local,
-        PlasmaCurve(np.arange(3.0), np.ones(3)),
-        np.arange(3.0),
-        nothing,
-        (),
-        PH_SENSITIVE.bolus_curves(),
-        blank,
-        blank,
-        torch.zeros((2, 2, *domain.shape), dtype=torch.float64),
+        unknowns=unknowns,
+        setting=setting,
+        kinetics=local,
+        local_kinetics=local,
+        aif=PlasmaCurve(np.arange(3.0), np.ones(3)),
+        frame_times=np.arange(3.0),
+        contrast=nothing,
+        drug=(),
+        plasma=PH_SENSITIVE.bolus_curves(),
+        pH_error_basis=blank,
+        closure_basis=blank,
+        kinetic_covariance=torch.zeros((2, 2, *domain.shape), dtype=torch.float64),
     )
     m, rng = len(unknowns), np.random.default_rng(1)
     root = 0.3 * rng.standard_normal((m, m)) / np.sqrt(m)

@@ -43,17 +43,17 @@ def saved(folder: Path) -> Path:
     end, covariance, mask = ended()
     scalars = end.problem.unknowns.estimates(end.theta, covariance)
     fit = FitResult(
-        scalars,
-        covariance,
-        {},
-        {},
-        CheckResult(()),
-        {},
-        {},
-        (),
-        (),
-        np.diag([0.5, 0.5, 0.5, 1.0]),
-        mask,
+        scalars=scalars,
+        covariance=covariance,
+        runs={},
+        engine_distance={},
+        check=CheckResult(()),
+        maps={},
+        fields={},
+        curves=(),
+        assumptions=(),
+        affine=np.diag([0.5, 0.5, 0.5, 1.0]),
+        mask=mask,
         fitted_problem=end,
     )
     save_fit(fit, folder / "fit.safetensors")

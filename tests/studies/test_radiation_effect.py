@@ -167,17 +167,17 @@ def write_saved_fit(
     )
     read = np.where(mask, 0.1, np.nan)
     fit = FitResult(
-        UNKNOWNS.estimates(theta, covariance),
-        covariance,
-        {},
-        {},
-        CheckResult(()),
-        {"Ktrans": MapEstimate("Ktrans", "1/min", "", "images", read, 0.03 * read)},
-        {},
-        (),
-        (),
-        np.eye(4),
-        mask,
+        scalars=UNKNOWNS.estimates(theta, covariance),
+        covariance=covariance,
+        runs={},
+        engine_distance={},
+        check=CheckResult(()),
+        maps={"Ktrans": MapEstimate("Ktrans", "1/min", "", "images", read, 0.03 * read)},
+        fields={},
+        curves=(),
+        assumptions=(),
+        affine=np.eye(4),
+        mask=mask,
         fitted_problem=FittedProblem(problem, theta),
     )
     folder.mkdir()

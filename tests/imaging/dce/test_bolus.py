@@ -20,7 +20,18 @@ def scan(rise: np.ndarray, noise: float, seed: int = 0) -> np.ndarray:
     return series + noise * rng.standard_normal(series.shape)
 
 
-ACQUISITION = DceAcquisition(TIMES, 0.005, 15.0, 4.5, 0.42, 0.1, False, None, None, ())
+ACQUISITION = DceAcquisition(
+    frame_times_s=TIMES,
+    repetition_time_s=0.005,
+    flip_angle_deg=15.0,
+    relaxivity=4.5,
+    hematocrit=0.42,
+    dose_mmol_per_kg=0.1,
+    is_concentration=False,
+    baseline_frames=None,
+    bolus_arrival_s=None,
+    assumptions=(),
+)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5, 1.5])

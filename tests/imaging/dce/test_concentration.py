@@ -23,7 +23,18 @@ from ..conftest import RELAXIVITY, T10_S, Study, save, tissue_curve
 
 pytestmark = pytest.mark.dce
 TIMES = np.arange(40) * 5.0
-ACQUISITION = DceAcquisition(TIMES, 0.005, 15.0, 4.5, 0.42, 0.1, False, 10, None, ())
+ACQUISITION = DceAcquisition(
+    frame_times_s=TIMES,
+    repetition_time_s=0.005,
+    flip_angle_deg=15.0,
+    relaxivity=4.5,
+    hematocrit=0.42,
+    dose_mmol_per_kg=0.1,
+    is_concentration=False,
+    baseline_frames=10,
+    bolus_arrival_s=None,
+    assumptions=(),
+)
 
 
 def scan(C: np.ndarray, voxels: int, sd: float, T1: float = 1.3) -> np.ndarray:
