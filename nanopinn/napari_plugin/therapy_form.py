@@ -74,6 +74,11 @@ class TherapyTab(QWidget):
         self.button.clicked.connect(lambda: self.requested.emit(self.settings()))
         self.bar = RunBar()
         self.quantity_box = QComboBox()
+        # the longest name would otherwise make the tab wider than the panel
+        self.quantity_box.setSizeAdjustPolicy(
+            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+        )
+        self.quantity_box.setMinimumContentsLength(20)
         for quantity, text in ARM_QUANTITIES.items():
             self.quantity_box.addItem(text, quantity)
         self.quantity_box.currentIndexChanged.connect(
