@@ -133,7 +133,7 @@ def test_no_public_class_name_is_used_twice() -> None:
 
 def test_lower_rooms_name_no_command_line_option() -> None:
     """Refusals name the field of the API; the command line translates it."""
-    option = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+    option = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
     found = []
     for m, path in modules().items():
         if room(m) in ("cli", "napari_plugin", "__main__", "", "cohort"):
