@@ -147,16 +147,18 @@ class SimulationSettings(BaseModel):
 
 
 class DoseAmount(BaseModel):
-    """Amount of drug, absolute or per body surface; exactly one of the two.
+    """Amount of drug: absolute, per body weight or per body surface; exactly one of them.
 
     Attributes:
         amount_mg: mg.
+        mg_per_kg: mg per kg of body weight.
         mg_per_m2: mg per m2 of body surface.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     amount_mg: float | None = None
+    mg_per_kg: float | None = None
     mg_per_m2: float | None = None
 
 

@@ -206,7 +206,8 @@ def _parse_prior(text: str, symbol: str, source: str) -> Prior | None:
 #: dimension. A test compares the set with pint, whose import takes too long here.
 KNOWN_UNITS = frozenset(
     (
-        "1|m|s|Pa|Pa/s|kg|1/s|1/m|m/s|m**2/s|m**3|1/m**3|kg/m**3|kg/s|m**2/(Pa*s)|1/(Pa*s)|mM|mM*s|1/(s*mM)|kg/L|mmol/kg|K|Gy|m**3/s|m**3/(kg*s)|J/(kg*K)|W/(m*K)"
+        "1|m|s|Pa|Pa/s|kg|1/s|1/m|m/s|m**2/s|m**3|1/m**3|kg/m**3|kg/s|m**2/(Pa*s)|1/(Pa*s)|mM|mM*s|1/(s*mM)|kg/L|mmol/kg|K|Gy|m**3/s|m**3/(kg*s)|J/(kg*K)|W/(m*K)|"
+        "m**3/kg|m**3/(s*kg)|kg/kg|m**2/kg**(2/3)"
     ).split("|")
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,86 +20,21 @@ from nanopinn.parameters import (
     scalar_lookup,
     value,
 )
-from nanopinn.physics.plasma import (
-    Dose,
-    DosedPlasmaCurve,
-    PlasmaInput,
-    SumOfExponentials,
+from nanopinn.physics.circulation import (
+    HUMAN_FREE_DRUG,
+    Circulation,
+    FreeDrugKinetics,
+    PlasmaDrug,
     free_drug_impulse_response,
 )
+from nanopinn.physics.plasma import Dose, DosedPlasmaCurve, SumOfExponentials
 from nanopinn.physics.release import (
     ReleaseConditions,
     ReleaseTrigger,
     combined_release_rate,
     triggered_release_rate,
 )
-
-
-@dataclass(frozen=True)
-class Circulation:
-    """Encapsulated drug in plasma per dose, ``1/V sum_i share_i exp(-k_i t)``.
-
-    The rates are measured total losses of encapsulated drug from plasma, which include the leak.
-
-    Attributes:
-        volume: symbol of V.
-        rates: symbols of k_i.
-        shares: symbols of the shares of every phase but the last, which has the rest.
-    """
-
-    volume: str
-    rates: tuple[str, ...]
-    shares: tuple[str, ...] = ()
-
-    def impulse_response(self, values: Values | None = None) -> SumOfExponentials:
-        """Concentration per dose, 1/m3.
-
-        Args:
-            values: of parameters by symbol, in place of the table's.
-        """
-        v = scalar_lookup(values)
-        shares = [v(s) for s in self.shares]
-        shares.append(1 - sum(shares))
-        return SumOfExponentials(
-            tuple(s / v(self.volume) for s in shares), tuple(v(k) for k in self.rates)
-        )
-
-
-@dataclass(frozen=True)
-class PlasmaDrug:
-    """Drug in plasma.
-
-    Attributes:
-        encapsulated: drug in all carriers, kg/m3.
-        free: unbound and albumin-bound drug together, kg/m3.
-        releasable_share: fraction of the carriers that release drug.
-        fb: fraction of the free drug that albumin binds; the table's by default.
-    """
-
-    encapsulated: PlasmaInput
-    free: PlasmaInput
-    releasable_share: float = 1.0
-    fb: float = field(default_factory=lambda: value("fb"))
-
-    def releasable(self) -> PlasmaInput:
-        """Encapsulated drug that can be released, kg/m3."""
-        return self.encapsulated.scaled(self.releasable_share)
-
-    def retained(self) -> PlasmaInput:
-        """Encapsulated drug that is never released, kg/m3."""
-        return self.encapsulated.scaled(1 - self.releasable_share)
-
-    def unbound(self) -> PlasmaInput:
-        """Unbound drug, which passes walls and membranes, ``(1 - fb)`` of the free drug, kg/m3."""
-        return self.free.scaled(1 - self.fb)
-
-    def bound(self) -> PlasmaInput:
-        """Albumin-bound drug, ``fb`` of the free drug, kg/m3.
-
-        Binding is fast compared with all other processes in plasma.
-        """
-        return self.free.scaled(self.fb)
-
+from nanopinn.physics.species import Subject
 
 #: Symbols of the quantities of a carrier in the tumour model.
 TISSUE_PARAMETER_SYMBOLS = {
@@ -121,7 +56,11 @@ class Formulation:
     Attributes:
         name: in schedules.
         description: in words.
-        circulation: of the carrier; None for free drug.
+        circulation: of the carrier in the subject; None for free drug.
+        circulations: of the carrier by species; none where one circulation is that of the study's
+            subject.
+        free_drug: plasma kinetics of free drug in the subject.
+        weight_kg: body weight of the subject, kg; None if unknown.
         leak: release rate of the untriggered carrier, in plasma and in tissue, 1/s.
         triggers: release laws with the symbols of their parameters; the excesses of several laws
             over the leak add.
@@ -145,6 +84,9 @@ class Formulation:
     name: str
     description: str
     circulation: Circulation | None = None
+    circulations: tuple[tuple[str, Circulation], ...] = ()
+    free_drug: FreeDrugKinetics = HUMAN_FREE_DRUG
+    weight_kg: float | None = None
     leak: str | None = None
     triggers: tuple[ReleaseTrigger, ...] = ()
     releasable_share: float = 1.0
@@ -166,6 +108,35 @@ class Formulation:
                 found=self.releasable_share,
                 expected="0 to 1",
             )
+
+    def in_subject(self, subject: Subject) -> Formulation:
+        """The formulation with the plasma kinetics of a subject.
+
+        Args:
+            subject: of the study.
+
+        Raises:
+            InputError: the kinetics of the carrier are not known in the species.
+        """
+        species, circulation = subject.species, self.circulation
+        if self.circulations:
+            known = dict(self.circulations)
+            if species.name not in known:
+                raise InputError(
+                    f"the plasma kinetics of {self.name} are not known in this species",
+                    file=self.file,
+                    field="species",
+                    found=species.name,
+                    expected=", ".join(known),
+                    remedy="Measure them: give `plasma`, or describe the formulation in a file.",
+                )
+            circulation = known[species.name]
+        return replace(
+            self,
+            circulation=circulation,
+            free_drug=species.free_drug,
+            weight_kg=subject.weight_kg,
+        )
 
     @property
     def short_name(self) -> str:
@@ -218,7 +189,7 @@ class Formulation:
             values: of parameters by symbol, in place of the table's.
         """
         return (
-            self.circulation.impulse_response(self.with_own_values(values))
+            self.circulation.impulse_response(self.with_own_values(values), self.weight_kg)
             if self.circulation
             else SumOfExponentials((), ())
         )
@@ -232,25 +203,22 @@ class Formulation:
         Args:
             values: of parameters by symbol, in place of the table's.
         """
+        own = self.with_own_values(values)
+        free = free_drug_impulse_response(own, self.free_drug, self.weight_kg)
         if self.circulation is None or self.leak is None:
-            return free_drug_impulse_response(values)
-        v, carrier = (
-            scalar_lookup(self.with_own_values(values)),
-            self.encapsulated_impulse_response(values),
-        )
-        leaking = min(v(self.leak) * v(self.circulation.volume), 1 / carrier.area())
-        return carrier.scaled(self.releasable_share * leaking).convolved(
-            free_drug_impulse_response(values)
-        )
+            return free
+        carrier = self.encapsulated_impulse_response(values)
+        volume = self.circulation.volume_m3(own, self.weight_kg)
+        leaking = min(scalar_lookup(own)(self.leak) * volume, 1 / carrier.area())
+        return carrier.scaled(self.releasable_share * leaking).convolved(free)
 
     def leaked_fraction(self) -> float:
         """Fraction of the drug that leaks from releasable carriers before these leave plasma."""
         if self.circulation is None or self.leak is None:
             return 0.0
-        v = scalar_lookup(self.with_own_values())
-        return (
-            v(self.leak) * v(self.circulation.volume) * self.encapsulated_impulse_response().area()
-        )
+        own, weight = self.with_own_values(), self.weight_kg or 1.0  # the weight cancels
+        area = self.circulation.impulse_response(own, weight).area()
+        return scalar_lookup(own)(self.leak) * self.circulation.volume_m3(own, weight) * area
 
     def plasma(self, doses: Sequence[Dose], values: Values | None = None) -> PlasmaDrug:
         """Drug in plasma after a series of doses.
@@ -362,7 +330,15 @@ class Formulation:
             )
             if s
         ]
-        return (*found, "fb", "CL_dox", "A_dox", "alpha_dox", "B_dox", "beta_dox", "gamma_dox")
+        return (*found, "fb", *self.free_drug.symbols())
+
+    def plasma_symbols(self) -> tuple[str, ...]:
+        """Symbols of the parameters on which the curves in plasma depend."""
+        carrier: list[str] = []
+        if self.circulation is not None and self.leak is not None:
+            c = self.circulation
+            carrier = [c.volume, *c.rates, *c.shares, self.leak]
+        return (*carrier, "fb", *self.free_drug.symbols())
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.description}"]

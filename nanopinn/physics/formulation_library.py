@@ -22,8 +22,10 @@ from typing import Any
 from nanopinn.errors import InputError
 from nanopinn.io.safe_open import is_number
 from nanopinn.parameters import PARAMETERS, Parameter, QuantitySpecification, parse_parameter_row
-from nanopinn.physics.formulation import Circulation, Formulation
+from nanopinn.physics.circulation import Circulation
+from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.release import RELEASE_LAWS, ReleaseLaw, ReleaseTrigger, release_trigger
+from nanopinn.physics.species import SPECIES
 
 #: Quantities that every carrier's file states.
 CARRIER = {
@@ -46,6 +48,9 @@ CARRIER = {
     "decay": QuantitySpecification("1/s", "decay of the carrier in the interstitium"),
 }
 VOLUME = QuantitySpecification("m**3", "volume of distribution of the carrier", positive=True)
+VOLUME_PER_KG = QuantitySpecification(
+    "m**3/kg", "volume of distribution of the carrier over body weight", positive=True
+)
 RATE = QuantitySpecification(
     "1/s", "rate of a phase at which the carrier leaves plasma, leak included", positive=True
 )
@@ -81,10 +86,12 @@ def parse_formulation(entries: Mapping[str, Any], path: str | Path) -> Formulati
         quantity: file.symbol(quantity, file.entry(quantity), what)
         for quantity, what in CARRIER.items()
     }
+    circulation, by_species = file.circulations()
     found = Formulation(
         name,
         description,
-        file.circulation(),
+        circulation,
+        by_species,
         triggers=file.triggers(),
         releasable_share=file.share(),
         aliases=file.aliases(),
@@ -210,33 +217,64 @@ class _FormulationReader:
             )
         return float(found)
 
-    def circulation(self) -> Circulation:
-        """Symbols of the plasma curve of the carrier."""
-        found = {"shares": [], **self.table("circulation", ("volume", "rates", "shares"))}
+    def circulations(self) -> tuple[Circulation, tuple[tuple[str, Circulation], ...]]:
+        """Plasma curve of the carrier, and those by species where the file states them so.
+
+        ``[circulation]`` is that of the study's subject. ``[circulation.mouse]`` is that of a
+        species, whose volume may be per body weight; the first one stands until the subject is
+        known.
+        """
+        stated = self.entry("circulation")
+        if not isinstance(stated, dict) or not set(stated) & set(SPECIES):
+            return self._circulation("circulation", stated), ()
+        self._check_keys(stated, tuple(SPECIES), "circulation.")
+        by_species = tuple(
+            (name, self._circulation(f"circulation.{name}", entry))
+            for name, entry in stated.items()
+        )
+        return by_species[0][1], by_species
+
+    def _circulation(self, field: str, stated: Any) -> Circulation:
+        """Symbols of one plasma curve of the carrier."""
+        if not isinstance(stated, dict):
+            raise self.input_error(
+                "an entry has the wrong type", field, stated, f"a table [{field}]"
+            )
+        self._check_keys(stated, ("volume", "rates", "shares"), f"{field}.")
+        found = {"shares": [], **stated}
         for key in ("volume", "rates"):
             if key not in found:
                 raise self.input_error(
                     "a quantity is missing",
-                    f"circulation.{key}",
+                    f"{field}.{key}",
                     None,
                     VOLUME.meaning if key == "volume" else RATE.meaning,
                 )
-        volume = self.symbol("circulation.volume", found["volume"], VOLUME)
+        per_kg = self._unit_of(found["volume"]) == VOLUME_PER_KG.unit
+        volume = self.symbol(
+            f"{field}.volume", found["volume"], VOLUME_PER_KG if per_kg else VOLUME
+        )
         rates, shares = (
-            self._parse_symbol_list("rates", found["rates"], RATE),
-            self._parse_symbol_list("shares", found["shares"], SHARE),
+            self._parse_symbol_list(f"{field}.rates", found["rates"], RATE),
+            self._parse_symbol_list(f"{field}.shares", found["shares"], SHARE),
         )
         total = sum(self._parameter_value(s) for s in shares)
         if len(shares) != len(rates) - 1 or total > 1:
             problem = "the shares of the plasma curve do not fit its rates"
-            stated = f"{len(shares)} shares with a sum of {total:g} for {len(rates)} rates"
+            stated_shares = f"{len(shares)} shares with a sum of {total:g} for {len(rates)} rates"
             raise self.input_error(
                 problem,
-                "circulation.shares",
-                stated,
+                f"{field}.shares",
+                stated_shares,
                 "one less than rates, with a sum of at most 1; the last phase has the rest",
             )
-        return Circulation(volume, rates, shares)
+        return Circulation(volume, rates, shares, per_kg)
+
+    def _unit_of(self, entry: Any) -> str | None:
+        """Unit of an entry, or None where it cannot be read; errors follow where it is parsed."""
+        if isinstance(entry, str):
+            return PARAMETERS[entry].unit if entry in PARAMETERS else None
+        return entry.get("unit") if isinstance(entry, dict) else None
 
     def _parse_symbol_list(
         self, key: str, found: Any, what: QuantitySpecification
@@ -244,13 +282,11 @@ class _FormulationReader:
         if not isinstance(found, list) or len(found) > MAX_PHASES:
             raise self.input_error(
                 "an entry has the wrong type",
-                f"circulation.{key}",
+                key,
                 found,
                 f"a list of at most {MAX_PHASES}",
             )
-        return tuple(
-            self.symbol(f"circulation.{key}.{i + 1}", entry, what) for i, entry in enumerate(found)
-        )
+        return tuple(self.symbol(f"{key}.{i + 1}", entry, what) for i, entry in enumerate(found))
 
     def triggers(self) -> tuple[ReleaseTrigger, ...]:
         """The release laws that have a table in the file."""

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from nanopinn.errors import InputError
-from nanopinn.parameters import Values, scalar_lookup
 
 #: Concentration in kg/m3 at times in s, of the shape of the times.
 ConcentrationFunction = Callable[[Tensor], Tensor]
@@ -339,26 +338,6 @@ def decay_with_infusion(s: Tensor, X: Tensor, G: Tensor, k: Tensor) -> Tensor:
         k: rates, ``(..., exponential)``, 1/s.
     """
     return (X * torch.exp(-k * s) + G * s * mean_exponential_decay(k * s)).sum(-1)
-
-
-def free_drug_impulse_response(values: Values | None = None) -> SumOfExponentials:
-    """Impulse response of free doxorubicin in plasma, unbound and bound together, 1/m3.
-
-        C = (1/CL - A/alpha - B/beta) gamma
-
-    The slowest of the three amplitudes follows from the measured clearance, because it carries most
-    of the area and was the least certain.
-
-    Args:
-        values: of parameters by symbol, in place of the table's.
-
-    References:
-        Robert 1982: A, B and the rates. Gabizon 1994: CL.
-    """
-    symbols = ("A_dox", "alpha_dox", "B_dox", "beta_dox", "gamma_dox", "CL_dox")
-    A, alpha, B, beta, gamma, CL = (scalar_lookup(values)(s) for s in symbols)
-    C = (1 / CL - A / alpha - B / beta) * gamma
-    return SumOfExponentials((A, B, C), (alpha, beta, gamma))
 
 
 @dataclass(frozen=True)

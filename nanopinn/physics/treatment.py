@@ -19,9 +19,11 @@ from typing import Literal
 
 from nanopinn.errors import InputError
 from nanopinn.parameters import Number, Values, value
-from nanopinn.physics.formulation import Formulation, PlasmaDrug
+from nanopinn.physics.circulation import PlasmaDrug
+from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.heat import HeatEffects, has_heat_effects
 from nanopinn.physics.plasma import Dose, PlasmaCurveSum
+from nanopinn.physics.species import Subject, describe_subject
 
 #: Properties that radiation changes (driving pressure, conductivities of wall and tissue,
 #: permeability of the wall, vessel surface) and the symbols of their factors at the peak of the
@@ -173,6 +175,7 @@ class Treatment:
         images_s: times at which fields are saved, s.
         end_s: end of the simulation, s.
         heat_effects: of the heatings on pressure and walls; None leaves them out.
+        subject: who is given the doses, of which the formulations have the kinetics.
     """
 
     doses: tuple[GivenDose, ...]
@@ -181,6 +184,7 @@ class Treatment:
     images_s: tuple[float, ...]
     end_s: float
     heat_effects: HeatEffects | None = field(default_factory=HeatEffects)
+    subject: Subject = field(default_factory=describe_subject)
 
     @property
     def carrier(self) -> Formulation | None:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.parameters import HOUR, Number, Values
+from nanopinn.physics.circulation import PlasmaDrug
 from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
-from nanopinn.physics.formulation import Formulation, PlasmaDrug
+from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.heat import TemperatureCourse
 from nanopinn.physics.plasma import PlasmaInput
 from nanopinn.physics.pools import PoolCoefficients

@@ -9,9 +9,9 @@ from torch import Tensor
 from nanopinn.parameters import MMHG, UM, value
 from nanopinn.physics import analytic
 from nanopinn.physics.cell_kill import efflux_rate, uptake_rate
+from nanopinn.physics.circulation import free_drug_impulse_response
 from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
 from nanopinn.physics.oxygen import OxygenSupply, oxygen_pressure
-from nanopinn.physics.plasma import free_drug_impulse_response
 from nanopinn.physics.pools import PoolAssembler
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel

@@ -17,7 +17,7 @@ from nanopinn.inference.ode_problem import SystemProblem, SystemSolver
 from nanopinn.inference.pinn.networks import Perceptron
 from nanopinn.inference.pinn.pinn_engine import PinnSettings, fit_pinn
 from nanopinn.inference.unknowns import Unknown, UnknownSet
-from nanopinn.physics.plasma import free_drug_impulse_response
+from nanopinn.physics.circulation import free_drug_impulse_response
 from nanopinn.solvers.ode import ErrorTolerance, OdeSystem, integrate_ode
 from nanopinn.solvers.runge_kutta import SDIRK3
 from tests.variants import for_each

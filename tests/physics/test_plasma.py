@@ -11,13 +11,13 @@ import torch
 from scipy.integrate import solve_ivp
 
 from nanopinn.errors import InputError
+from nanopinn.physics.circulation import free_drug_impulse_response
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.plasma import (
     Dose,
     DosedPlasmaCurve,
     PlasmaCurveSum,
     SumOfExponentials,
-    free_drug_impulse_response,
 )
 
 DOSES = (Dose(600.0, 3e-5), Dose(3600.0, 4e-5, 1800.0), Dose(4500.0, 2e-5))
