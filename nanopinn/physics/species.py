@@ -7,10 +7,16 @@ its rows; formulations state the plasma kinetics of their carrier by the name of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from nanopinn.errors import InputError
-from nanopinn.parameters import PARAMETERS, value
+from nanopinn.parameters import MG, PARAMETERS, value
 from nanopinn.physics.circulation import HUMAN_FREE_DRUG, FreeDrugKinetics
+
+#: A dose over body weight beyond the range of its species by this factor is refused.
+DOSE_RANGE_FACTOR = 10.0
+#: A body weight beyond the range of its species by this factor is refused.
+WEIGHT_RANGE_FACTOR = 3.0
 
 
 @dataclass(frozen=True)
@@ -121,21 +127,70 @@ def describe_subject(
         surface_m2: body surface, m2; ``k W^(2/3)`` if None.
 
     Raises:
-        InputError: the species is unknown, or the weight is not plausible for it.
+        InputError: the species is unknown, or the weight or surface is not plausible for it.
     """
     found = find_species(species)
-    row = PARAMETERS[found.weight]
-    if weight_kg is not None:
-        assert row.low is not None
-        assert row.high is not None
-        if not row.low / 3 <= weight_kg <= row.high * 3:
-            raise InputError(
-                f"the body weight is not that of a {found.name}",
-                field="body_weight",
-                found=f"{weight_kg:g} kg",
-                expected=f"{row.low / 3:.2g} to {row.high * 3:.2g} kg",
-                remedy="Check the unit: the weight is in kg.",
-            )
+    row, k = PARAMETERS[found.weight], value(found.surface)
+    assert row.low is not None
+    assert row.high is not None
+    low, high = row.low / WEIGHT_RANGE_FACTOR, row.high * WEIGHT_RANGE_FACTOR
+    if weight_kg is not None and not low <= weight_kg <= high:
+        raise InputError(
+            f"the body weight is not that of a {found.name}",
+            field="body_weight_kg",
+            found=f"{weight_kg:g} kg",
+            expected=f"{low:.2g} to {high:.2g} kg",
+            remedy="Check the unit, which is kg, and the species.",
+        )
+    smallest, largest = k * low ** (2 / 3), k * high ** (2 / 3)
+    if surface_m2 is not None and not smallest <= surface_m2 <= largest:
+        raise InputError(
+            f"the body surface is not that of a {found.name}",
+            field="body_surface_m2",
+            found=f"{surface_m2:g} m2",
+            expected=f"{smallest:.2g} to {largest:.2g} m2",
+            remedy="Check the unit, which is m2, and the species.",
+        )
     weight = row.value if weight_kg is None else weight_kg
-    surface = value(found.surface) * weight ** (2 / 3) if surface_m2 is None else surface_m2
+    surface = k * weight ** (2 / 3) if surface_m2 is None else surface_m2
     return Subject(found, weight, surface, weight_kg is not None, surface_m2 is not None)
+
+
+def validate_dose(
+    amount_kg: float, subject: Subject, field: str, found: str, path: Path | None = None
+) -> float:
+    """Check that an amount of doxorubicin is a plausible dose for a subject.
+
+    The dose over body weight may lie outside the range that is given in the species by a factor of
+    :data:`DOSE_RANGE_FACTOR`. An error of unit by a factor of 1,000 lies outside.
+
+    Args:
+        amount_kg: amount of doxorubicin, kg.
+        subject: who is given the dose.
+        field: in errors.
+        found: the dose as it was stated, in errors.
+        path: file that states the dose, in errors.
+
+    Returns:
+        The amount, kg.
+
+    Raises:
+        InputError: the dose is not plausible in the species.
+    """
+    row = PARAMETERS[subject.species.dose]
+    assert row.low is not None
+    assert row.high is not None
+    low, high = row.low / DOSE_RANGE_FACTOR, row.high * DOSE_RANGE_FACTOR
+    per_weight = amount_kg / subject.weight_kg
+    if not low <= per_weight <= high:
+        weight = f"a {subject.species.name} of {subject.weight_kg:.3g} kg"
+        raise InputError(
+            "the dose of doxorubicin is not plausible",
+            file=path,
+            field=field,
+            found=f"{found}, which is {per_weight / MG:.3g} mg/kg for {weight}",
+            expected=f"{low / MG:.2g} to {high / MG:.3g} mg/kg; "
+            f"{row.low / MG:.2g} to {row.high / MG:.2g} mg/kg are usual",
+            remedy="Check the unit of the dose, the species and the body weight.",
+        )
+    return amount_kg
