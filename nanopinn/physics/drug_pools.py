@@ -28,8 +28,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from nanopinn.parameters import Values
 from nanopinn.physics.cell_kill import CELLS_PER_UNIT, efflux_rate, uptake_rate
+from nanopinn.physics.circulation import PlasmaDrug
 from nanopinn.physics.flow import exchange_coefficients
+from nanopinn.physics.formulation import Formulation
+from nanopinn.physics.plasma import PlasmaInput
 from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel
@@ -334,3 +338,50 @@ DRUG_POOLS: dict[str, DrugPool] = {
 }
 #: Pools of drug in cells.
 CELLULAR_POOLS = frozenset(n for n, pool in DRUG_POOLS.items() if pool.volume == "tissue")
+
+
+def drug_detail_for(carrier: Formulation | None) -> DrugPoolOptions:
+    """Options with every pool of a carrier: saturable uptake, albumin binding and microvessels."""
+    retained = carrier is not None and carrier.releasable_share < 1
+    return DrugPoolOptions(
+        carrier=carrier is not None, retained=retained, bound=True, saturable=True, vessels=True
+    )
+
+
+def plasma_inputs(plasma: PlasmaDrug, detail: DrugPoolOptions) -> tuple[PlasmaInput, ...]:
+    """Plasma curves that feed the pools, in the order of their inputs."""
+    always = (plasma.releasable(), plasma.unbound())
+    return (*always, plasma.retained()) if detail.retained else always
+
+
+def carrier_pool_coefficients(
+    model: TumourModel,
+    J_v: Tensor,
+    J_L: Tensor,
+    detail: DrugPoolOptions,
+    carrier: Formulation | None,
+    temperature: Tensor | None,
+    values: Values,
+    release_segment: int = 0,
+) -> PoolCoefficients:
+    """Coefficients of all drug pools at a temperature.
+
+    Args:
+        model: of the tissue.
+        J_v: filtration, 1/s, on the grid of the model.
+        J_L: lymphatic drainage, 1/s.
+        detail: which pools there are.
+        carrier: the encapsulated formulation, if there is one.
+        temperature: K, if heat releases the drug; None: that of the body.
+        values: parameters by symbol, in place of the table's.
+        release_segment: time segment of the release multiplier.
+    """
+    if carrier is None:
+        return drug_pools(model, J_v, J_L, detail)
+    excess = (
+        None
+        if temperature is None
+        else carrier.heat_release_excess(temperature, {**values, **model.scalars})
+    )
+    release = model.release_rate(carrier, temperature, release_segment)
+    return drug_pools(model, J_v, J_L, detail, release, excess)

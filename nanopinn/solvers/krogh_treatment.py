@@ -39,11 +39,8 @@ from nanopinn.solvers.time_partition import (
     CoefficientSegment,
     FactorCourse,
     PartitionLimits,
-    carrier_pool_coefficients,
-    drug_detail_for,
     equal_or_both_none,
     partition_treatment,
-    plasma_inputs,
 )
 
 Array = NDArray[np.float64]

@@ -37,8 +37,8 @@ from nanopinn.results import FitResult, Simulation
 from nanopinn.settings import PhantomSettings, SimulationSettings
 from nanopinn.solvers.linear_pools import solve_bioheat
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
-from nanopinn.solvers.time_partition import TreatmentTimeline
 from nanopinn.solvers.tissue_setting import TissueSetting
+from nanopinn.solvers.treatment_timeline import TreatmentTimeline
 from nanopinn.studies.schedule import read_schedule
 from nanopinn.studies.simulation_outputs import TumourRecorder, build_simulation
 from nanopinn.studies.tissue_source import (

@@ -39,7 +39,8 @@ from nanopinn.results import (
 from nanopinn.solvers.forward import FlowSolution
 from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.nonlinear_pools import EvolutionResult
-from nanopinn.solvers.time_partition import VOXEL_LIMITS, TreatmentTimeline
+from nanopinn.solvers.time_partition import VOXEL_LIMITS
+from nanopinn.solvers.treatment_timeline import TreatmentTimeline
 from nanopinn.studies.tissue_source import SimulatedTissue
 
 #: Times between two events at which a curve is evaluated, and refinements around its maximum.

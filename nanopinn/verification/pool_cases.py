@@ -32,8 +32,8 @@ from nanopinn.solvers.linear_pools import integrate_fixed_steps
 from nanopinn.solvers.nonlinear_pools import EvolutionResult, Tolerance, integrate_adaptive
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.runge_kutta import SDIRK3, TR_BDF2
-from nanopinn.solvers.time_partition import TreatmentTimeline
 from nanopinn.solvers.tissue_setting import TissueSetting
+from nanopinn.solvers.treatment_timeline import TreatmentTimeline
 from nanopinn.verification.case import VerificationCase, order_of_convergence, small_tissue
 
 

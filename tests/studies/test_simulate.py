@@ -31,8 +31,9 @@ from nanopinn.results import Simulation
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.operator import Interval
-from nanopinn.solvers.time_partition import VOXEL_LIMITS, TreatmentTimeline
+from nanopinn.solvers.time_partition import VOXEL_LIMITS
 from nanopinn.solvers.tissue_setting import TissueSetting
+from nanopinn.solvers.treatment_timeline import TreatmentTimeline
 from nanopinn.studies.schedule import read_formulation
 from nanopinn.studies.simulate import temperature_course
 from nanopinn.studies.tissue_source import tissue_from_phantom
