@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.parameters import Number, parameter_lookup
-from nanopinn.physics.drug_pools import DRUG_POOLS
+from nanopinn.physics.drug_pools import (
+    DRUG_POOLS,
+    carrier_pool_coefficients,
+    drug_detail_for,
+    plasma_inputs,
+)
 from nanopinn.physics.heat import TemperatureCourse, TemperatureSegment
 from nanopinn.physics.plasma import SampledPlasmaCurves
 from nanopinn.physics.pools import PoolCoefficients

@@ -1,4 +1,4 @@
-"""A treatment of the tissue on a voxel grid as a sequence of intervals with constant coefficients."""
+"""A treatment of tissue on a voxel grid as intervals with constant coefficients."""
 
 from __future__ import annotations
 
