@@ -27,7 +27,8 @@ from nanopinn.parameters import HOUR
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results import ImagingStage, MinimalImaging
 from nanopinn.settings import FitSettings
-from nanopinn.studies.arms.draws import InputDraws, Patient, draw_inputs
+from nanopinn.studies.arms.draws import InputDraws, draw_inputs
+from nanopinn.studies.arms.patient import Patient
 
 if TYPE_CHECKING:
     from nanopinn.studies.arms.arm_specs import Arm

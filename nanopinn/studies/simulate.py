@@ -52,7 +52,7 @@ from nanopinn.studies.tissue_source import (
 
 if TYPE_CHECKING:
     from nanopinn.studies.arms.arm_specs import Arm
-    from nanopinn.studies.arms.draws import Patient
+    from nanopinn.studies.arms.patient import Patient
 
 
 #: Offset to K of each unit of a thermometry file.

@@ -13,7 +13,8 @@ from nanopinn.inference.unknowns import scalar_unknowns
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.report.plan_summary import describe_minimal_imaging, format_minimal_imaging
 from nanopinn.results import MinimalImaging
-from nanopinn.studies.arms.draws import InputDraws, Patient
+from nanopinn.studies.arms.draws import InputDraws
+from nanopinn.studies.arms.patient import Patient
 from nanopinn.studies.minimal_imaging import outcome_uncertainty_by_images
 
 from .fitted import arm

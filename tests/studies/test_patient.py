@@ -20,8 +20,9 @@ from nanopinn.physics.treatment import Fraction
 from nanopinn.results import CheckResult, FitResult
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.tissue_setting import TissueSetting
-from nanopinn.studies.arms.draws import CONVENTIONS, InputDraws, Patient, draw_inputs
+from nanopinn.studies.arms.draws import CONVENTIONS, InputDraws, draw_inputs
 from nanopinn.studies.arms.microscale import cluster_flow, cluster_tumour_voxels
+from nanopinn.studies.arms.patient import Patient
 
 from .fitted import arm, ended
 

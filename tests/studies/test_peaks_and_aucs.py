@@ -23,7 +23,7 @@ from nanopinn.results import Simulation
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.tissue_setting import TissueSetting
-from nanopinn.studies.arms.draws import Patient
+from nanopinn.studies.arms.patient import Patient
 from nanopinn.studies.simulate import run_arm
 from nanopinn.studies.simulation_outputs import plasma_exposure
 

@@ -33,7 +33,8 @@ from nanopinn.physics.flow import exchange_coefficients
 from nanopinn.physics.formulation_library import FREE
 from nanopinn.physics.treatment import RADIATION_FACTOR_SYMBOLS, Fraction
 from nanopinn.results import CheckResult, FitResult, MapEstimate
-from nanopinn.studies.arms.draws import Patient, draw_inputs
+from nanopinn.studies.arms.draws import draw_inputs
+from nanopinn.studies.arms.patient import Patient
 from nanopinn.studies.arms.radiotherapy import estimate_radiation_effect
 
 from .fitted import arm, ended

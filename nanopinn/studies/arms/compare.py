@@ -36,7 +36,7 @@ from nanopinn.settings import ComparisonSettings, PhantomSettings, SecondScan, S
 from nanopinn.solvers.clusters import cluster_mean
 from nanopinn.solvers.krogh_exposure import Exposure
 from nanopinn.studies.arms.arm_specs import Arm, arms_from_settings
-from nanopinn.studies.arms.draws import InputDraws, Patient, draw_inputs
+from nanopinn.studies.arms.draws import InputDraws, draw_inputs
 from nanopinn.studies.arms.microscale import ExposureModel
 from nanopinn.studies.arms.outcomes import (
     comparison_identity,
@@ -48,6 +48,7 @@ from nanopinn.studies.arms.outcomes import (
     summarise_comparison,
     tumour_mean,
 )
+from nanopinn.studies.arms.patient import Patient
 from nanopinn.studies.arms.radiotherapy import compare_without_radiation, estimate_radiation_effect
 from nanopinn.studies.arms.sensitivity_ranking import rank_influences
 from nanopinn.studies.minimal_imaging import OutcomeFunction

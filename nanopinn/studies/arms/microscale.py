@@ -25,7 +25,8 @@ from nanopinn.solvers.krogh_treatment import MicroscaleModel, solve_exposure
 from nanopinn.solvers.pressure import solve_pressure
 from nanopinn.solvers.tissue_setting import TissueSetting
 from nanopinn.studies.arms.arm_specs import Arm
-from nanopinn.studies.arms.draws import InputDraws, Patient
+from nanopinn.studies.arms.draws import InputDraws
+from nanopinn.studies.arms.patient import Patient
 from nanopinn.studies.simulate import temperature_course
 
 Array = NDArray[np.float64]

@@ -29,7 +29,7 @@ from nanopinn.results import (
 from nanopinn.settings import ComparisonSettings, PhantomSettings
 from nanopinn.solvers.krogh_exposure import CELL_POPULATIONS, Exposure
 from nanopinn.studies.arms.arm_specs import Arm
-from nanopinn.studies.arms.draws import Patient
+from nanopinn.studies.arms.patient import Patient
 
 Array = NDArray[np.float64]
 

@@ -30,7 +30,7 @@ from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results import GlobalSensitivity, InputSensitivity
 from nanopinn.solvers.krogh_exposure import KillCriteria
 from nanopinn.solvers.krogh_treatment import MicroscaleModel, solve_exposure
-from nanopinn.studies.arms.draws import Patient
+from nanopinn.studies.arms.patient import Patient
 from nanopinn.studies.simulate import temperature_course
 
 Array = NDArray[np.float64]
