@@ -5,13 +5,109 @@ Every run writes its settings to its result folder, from which they can be read 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from nanopinn.errors import InputError
 
-class FitSettings(BaseModel):
+
+class DoseAmount(BaseModel):
+    """Amount of drug, absolute, per body surface or per body weight; exactly one of the three.
+
+    Attributes:
+        amount_mg: mg.
+        mg_per_m2: mg per m2 of body surface.
+        mg_per_kg: mg per kg of body weight.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    amount_mg: float | None = None
+    mg_per_m2: float | None = None
+    mg_per_kg: float | None = None
+
+    def __str__(self) -> str:
+        units = {"mg": self.amount_mg, "mg/m2": self.mg_per_m2, "mg/kg": self.mg_per_kg}
+        given = [f"{amount:g} {unit}" for unit, amount in units.items() if amount is not None]
+        return " and ".join(given) or "nothing"
+
+
+_DOSE = re.compile(
+    r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*(mg/kg|mg/m2|mg/m\^2|mg)", re.ASCII
+)
+_DOSE_FIELDS = {"mg": "amount_mg", "mg/kg": "mg_per_kg"}
+
+
+def parse_dose(text: str, field: str = "dose") -> DoseAmount:
+    """Parse a dose, ``5mg/kg``, ``50mg/m2`` or ``90mg``.
+
+    Args:
+        text: amount and unit.
+        field: name of the parameter in errors.
+
+    Raises:
+        InputError: the text is none of them.
+    """
+    found = _DOSE.fullmatch(text.strip())
+    if found is None:
+        raise InputError(
+            "the dose cannot be read",
+            field=field,
+            found=text,
+            expected='"5mg/kg", "50mg/m2" or "90mg"',
+            remedy=(
+                "Amounts are in mg: usual doses of doxorubicin are 20 to 60 mg/m2 in humans and 1"
+                " to 20 mg/kg in mice."
+            ),
+        )
+    return DoseAmount(**{_DOSE_FIELDS.get(found[2], "mg_per_m2"): float(found[1])})
+
+
+class StudySettings(BaseModel):
+    """What the subject of a study is given; base of the settings of fits, plans and phantoms.
+
+    The doses are those of the options below, of one schedule, or of the sidecars of the drug
+    images. Nothing of it is needed for a study without drug images.
+
+    Attributes:
+        formulation: of the drug, by name (free, pld, tsl, ph), or a TOML file.
+        drug_dose: of the drug: ``5mg/kg``, ``50mg/m2`` or ``0.1mg``.
+        species: of the subject: human, mouse or rat.
+        body_weight_kg: body weight, kg; None: the typical weight of the species.
+        body_surface_m2: body surface, m2; None: follows from the body weight.
+        infusion_min: duration of the infusion, min; None or 0: a bolus.
+        schedule: a file of doses, heatings and radiation, in place of the options above.
+        plasma: measured concentrations in plasma, in place of those of the population.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    formulation: str | None = None
+    drug_dose: DoseAmount | None = None
+    species: str | None = None
+    body_weight_kg: float | None = Field(default=None, gt=0)
+    body_surface_m2: float | None = Field(default=None, gt=0)
+    infusion_min: float | None = Field(default=None, ge=0)
+    schedule: Path | None = None
+    plasma: Path | None = None
+
+    @field_validator("drug_dose", mode="before")
+    @classmethod
+    def _parse_dose(cls, given: object) -> object:
+        """Parse a dose that is given as text."""
+        return parse_dose(given, "drug_dose") if isinstance(given, str) else given
+
+
+#: The treatment of plans and phantoms where none is given.
+EXAMPLE_STUDY = StudySettings(
+    formulation="ph", drug_dose=DoseAmount(amount_mg=90.0), species="human"
+)
+
+
+class FitSettings(StudySettings):
     """Settings of one fit.
 
     Attributes:
@@ -20,7 +116,6 @@ class FitSettings(BaseModel):
         preset: accuracy of the fit: ``fast``, ``default`` or ``accurate``.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         seed: of all random numbers.
-        formulation: of the drug.
         drug: paths of post-dose volumes, each with a sidecar of ``TimeAfterDose`` (s), ``Quantity``
             (encapsulated, released, free or total), ``NoiseSD`` and ``Units``.
         field: unknown fields of space, ``NAME[:bumps|neural]``.
@@ -37,13 +132,10 @@ class FitSettings(BaseModel):
         profile: unknowns whose profile likelihood is computed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     engine: Literal["auto", "fv", "krylov", "pinn"] = "auto"
     preset: Literal["fast", "default", "accurate"] = "default"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
-    formulation: Literal["ph"] = "ph"
     drug: tuple[str, ...] = ()
     field: tuple[str, ...] = ()
     inflow: bool = False
@@ -62,8 +154,10 @@ class FitSettings(BaseModel):
         return tuple(h for h in given.split(",") if h.strip()) if isinstance(given, str) else given
 
 
-class PhantomSettings(BaseModel):
+class PhantomSettings(StudySettings):
     """Settings of one synthetic study.
+
+    Where nothing of the treatment is given it is :data:`EXAMPLE_STUDY`.
 
     Attributes:
         seed: of anatomy, parameters and noise.
@@ -85,8 +179,6 @@ class PhantomSettings(BaseModel):
         factors: factors on properties of the tumour, as after radiation; they change the noise too.
         cut_voxels: voxels by which the field of view is cut along x, through the tumour if many.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     seed: int = Field(default=0, ge=0, le=2**63 - 1)
     shape: tuple[int, int, int] = (24, 24, 12)
@@ -146,22 +238,6 @@ class SimulationSettings(BaseModel):
     assume_ph: float | None = None
 
 
-class DoseAmount(BaseModel):
-    """Amount of drug: absolute, per body weight or per body surface; exactly one of them.
-
-    Attributes:
-        amount_mg: mg.
-        mg_per_kg: mg per kg of body weight.
-        mg_per_m2: mg per m2 of body surface.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    amount_mg: float | None = None
-    mg_per_kg: float | None = None
-    mg_per_m2: float | None = None
-
-
 class HeatingSpec(BaseModel):
     """One heating of the tumour, to a temperature or as a thermometry file measured it.
 
@@ -215,8 +291,10 @@ class ComparisonSettings(BaseModel):
 
     Attributes:
         arms: formulations by name, or TOML files.
-        dose: of every arm.
-        body_surface_m2: of the patient, m2.
+        dose: of every arm: ``50mg/m2``, ``5mg/kg`` or ``90mg``.
+        species: of the subject: human, mouse or rat.
+        body_weight_kg: body weight, kg; None: the typical weight of the species.
+        body_surface_m2: body surface, m2; None: follows from the body weight.
         infusion_min: duration of the infusion, min; 0: a bolus.
         heat: heating of the arms that are sensitive to heat.
         radiation: fractions, of every arm.
@@ -242,7 +320,9 @@ class ComparisonSettings(BaseModel):
 
     arms: tuple[str, ...] = ("free", "pld", "tsl")
     dose: DoseAmount = DoseAmount(mg_per_m2=50.0)
-    body_surface_m2: Annotated[float, Field(ge=0.1, le=4)] = 1.8
+    species: str = "human"
+    body_weight_kg: Annotated[float | None, Field(gt=0)] = None
+    body_surface_m2: Annotated[float | None, Field(gt=0)] = None
     infusion_min: Annotated[float, Field(ge=0)] = 0.0
     heat: tuple[HeatingSpec, ...] = ()
     radiation: tuple[FractionSpec, ...] = ()
@@ -272,12 +352,18 @@ class ComparisonSettings(BaseModel):
     ] = 1e-3
     refine: Annotated[int, Field(ge=1, le=4)] = 2
 
+    @field_validator("dose", mode="before")
+    @classmethod
+    def _parse_dose(cls, given: object) -> object:
+        """Parse a dose that is given as text."""
+        return parse_dose(given) if isinstance(given, str) else given
 
-class PlanSettings(BaseModel):
+
+class PlanSettings(StudySettings):
     """A protocol to evaluate before the scan.
 
-    Drug images are written ``QUANTITY@HOURS[:NOISE]``, with the noise as a share of the largest
-    value or with a unit.
+    Where nothing of the treatment is given it is :data:`EXAMPLE_STUDY`. Drug images are written
+    ``QUANTITY@HOURS[:NOISE]``, with the noise as a share of the largest value or with a unit.
 
     Attributes:
         tumour_mm: diameters, mm.
@@ -299,8 +385,6 @@ class PlanSettings(BaseModel):
         seed: of the draws.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     tumour_mm: tuple[float, float, float] = (6.0, 6.0, 4.0)
     voxel_mm: tuple[float, float, float] = (0.5, 0.5, 0.5)

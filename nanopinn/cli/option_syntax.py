@@ -12,36 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from nanopinn.errors import InputError
-from nanopinn.settings import DoseAmount, FractionSpec, HeatingSpec, SecondScan
+from nanopinn.settings import FractionSpec, HeatingSpec, SecondScan
 
 _NUMBER = r"([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)"
-_DOSE = re.compile(rf"{_NUMBER}\s*(mg/m2|mg/m\^2|mg)")
 _HEAT = re.compile(rf"{_NUMBER}:{_NUMBER}(?:@{_NUMBER})?(?:~{_NUMBER})?")
 _FILE = re.compile(rf"(.+\.nii(?:\.gz)?)(?:@{_NUMBER})?")
 _RADIATION = re.compile(rf"{_NUMBER}@{_NUMBER}")
-
-
-def parse_dose(text: str, field: str = "dose") -> DoseAmount:
-    """Parse a dose, ``50mg/m2`` or ``90mg``.
-
-    Args:
-        text: of the option.
-        field: name of the parameter in errors.
-
-    Raises:
-        InputError: the text is neither.
-    """
-    found = _DOSE.fullmatch(text.strip())
-    if found is None:
-        raise InputError(
-            "the dose cannot be read",
-            field=field,
-            found=text,
-            expected='"50mg/m2" or "90mg"',
-            remedy="Amounts are in mg: usual doses of doxorubicin are 20 to 60 mg/m2.",
-        )
-    amount = float(found[1])
-    return DoseAmount(amount_mg=amount) if found[2] == "mg" else DoseAmount(mg_per_m2=amount)
 
 
 def parse_heating(text: str) -> HeatingSpec:
@@ -128,7 +104,7 @@ def parse_minutes(text: str | None) -> tuple[float, ...] | None:
         ) from None
 
 
-_ONE: dict[str, Callable[[str], Any]] = {"dose": parse_dose, "radiation_from": parse_second_scan}
+_ONE: dict[str, Callable[[str], Any]] = {"radiation_from": parse_second_scan}
 _MANY: dict[str, Callable[[str], Any]] = {"heat": parse_heating, "radiation": parse_fraction}
 
 

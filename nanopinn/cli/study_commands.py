@@ -359,7 +359,6 @@ def minimal_imaging(
     Example: nanopinn minimal-imaging --dce dce.nii.gz --cest ph.nii.gz --t1 1.4 --drug
     drug_2h.nii.gz drug_24h.nii.gz
     """
-    from nanopinn.cli.option_syntax import parse_dose
     from nanopinn.report.plan_summary import (
         describe_minimal_imaging,
         format_minimal_imaging,
@@ -367,7 +366,7 @@ def minimal_imaging(
     )
     from nanopinn.report.result_files import reserve_table_file, write_table
     from nanopinn.report.treatment_summary import format_assumptions
-    from nanopinn.settings import ComparisonSettings, FitSettings
+    from nanopinn.settings import ComparisonSettings, FitSettings, parse_dose
     from nanopinn.studies.arms.arm_specs import arms_from_settings
     from nanopinn.studies.arms.compare import outcome_function
     from nanopinn.studies.minimal_imaging import outcome_uncertainty_by_images

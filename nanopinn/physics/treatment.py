@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from nanopinn.errors import InputError
-from nanopinn.parameters import Number, Values, value
+from nanopinn.parameters import Number, Values, scalar_lookup, value
 from nanopinn.physics.circulation import PlasmaDrug
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.heat import HeatEffects, has_heat_effects
@@ -169,13 +169,14 @@ class Treatment:
     """Doses, heatings and fractions of one patient; times in s from the beginning.
 
     Attributes:
-        doses: at least one; of free drug and at most one carrier.
+        doses: of free drug and at most one carrier; none where heat or radiation alone is given.
         heatings: in order, not overlapping.
         radiation: fractions with their effect on the tumour.
         images_s: times at which fields are saved, s.
         end_s: end of the simulation, s.
         heat_effects: of the heatings on pressure and walls; None leaves them out.
         subject: who is given the doses, of which the formulations have the kinetics.
+        assumptions: on what was not stated, as sentences.
     """
 
     doses: tuple[GivenDose, ...]
@@ -185,6 +186,7 @@ class Treatment:
     end_s: float
     heat_effects: HeatEffects | None = field(default_factory=HeatEffects)
     subject: Subject = field(default_factory=describe_subject)
+    assumptions: tuple[str, ...] = ()
 
     @property
     def carrier(self) -> Formulation | None:
@@ -206,7 +208,7 @@ class Treatment:
             PlasmaCurveSum(tuple(p.encapsulated for p in parts)),
             PlasmaCurveSum(tuple(p.free for p in parts)),
         )
-        return PlasmaDrug(encapsulated, free, share, parts[0].fb)
+        return PlasmaDrug(encapsulated, free, share, scalar_lookup(values)("fb"))
 
     def events(self) -> tuple[float, ...]:
         """Times at which plasma, temperature or effects are not smooth, s, increasing."""

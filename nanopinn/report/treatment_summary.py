@@ -37,6 +37,11 @@ def heat_assumptions(treatment: Treatment) -> tuple[str, ...]:
             "Heat triggers release and changes nothing else: its effects on pressure and walls"
             f" are left out{why}."
         )
+    carrier = treatment.carrier
+    if treatment.heatings and carrier is not None and not carrier.responds_to_heat:
+        found.append(
+            f"The release of {carrier.name} does not respond to heat, which does not change it."
+        )
     return tuple(found)
 
 

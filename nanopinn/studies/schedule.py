@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from nanopinn.errors import InputError
 from nanopinn.io.safe_open import TomlNumber, read_toml
-from nanopinn.parameters import HOUR, MG, MINUTE, PARAMETERS, ZERO_CELSIUS
+from nanopinn.parameters import HOUR, MINUTE, ZERO_CELSIUS
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.formulation_library import (
     FORMULATIONS,
@@ -23,46 +23,15 @@ from nanopinn.physics.formulation_library import (
 )
 from nanopinn.physics.heat import HeatEffects
 from nanopinn.physics.plasma import Dose
+from nanopinn.physics.species import Subject
 from nanopinn.physics.treatment import Fraction, GivenDose, Heating, RadiationCourse, Treatment
-
-#: A dose beyond the table's range by this factor is refused as an error of unit.
-DOSE_RANGE_FACTOR = 10.0
-
-
-def validate_dose_mg(amount_mg: float, field: str, found: str, path: Path | None) -> float:
-    """Check that an amount is a plausible dose for a person, whose plasma kinetics the model has.
-
-    Args:
-        amount_mg: mg.
-        field: in errors.
-        found: the amount in words, in errors.
-        path: file of the amount, in errors.
-
-    Returns:
-        The amount.
-
-    Raises:
-        InputError: the amount is more than ten times the largest or less than a tenth of the
-            smallest usual dose.
-    """
-    p = PARAMETERS["Dose"]
-    assert p.low is not None
-    assert p.high is not None
-    low, high = p.low / MG, p.high / MG
-    if not low / DOSE_RANGE_FACTOR <= amount_mg <= high * DOSE_RANGE_FACTOR:
-        usual, widest = (
-            f"{low:g} to {high:g} mg ({p.value / MG:g} mg are 50 mg/m2)",
-            f"{low / DOSE_RANGE_FACTOR:.2g} to {high * DOSE_RANGE_FACTOR:g}",
-        )
-        raise InputError(
-            "the dose of doxorubicin is not plausible",
-            file=path,
-            field=field,
-            found=found,
-            expected=f"{usual}; {widest} is accepted",
-            remedy=("Check the unit: amounts are in mg and for a person."),
-        )
-    return amount_mg
+from nanopinn.settings import DoseAmount
+from nanopinn.studies.dosing import (
+    build_subject,
+    describe_subject_assumptions,
+    dose_amount_kg,
+    require_single_carrier,
+)
 
 
 def find_formulation(
@@ -131,8 +100,10 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class _Patient(_Table):
-    body_surface_m2: TomlNumber = Field(ge=0.1, le=4)
+class _Subject(_Table):
+    species: str | None = None
+    body_weight_kg: TomlNumber | None = Field(default=None, gt=0)
+    body_surface_m2: TomlNumber | None = Field(default=None, gt=0)
 
 
 class _Dose(_Table):
@@ -140,6 +111,7 @@ class _Dose(_Table):
     start_h: Hours
     amount_mg: TomlNumber | None = Field(None, gt=0)
     mg_per_m2: TomlNumber | None = Field(None, gt=0)
+    mg_per_kg: TomlNumber | None = Field(None, gt=0)
     infusion_min: TomlNumber = Field(0.0, ge=0, le=MAX_DURATION_H * MINUTE)
 
 
@@ -172,7 +144,8 @@ class _File(_Table):
     heat: tuple[_Heat, ...] = Field((), max_length=MAX_ENTRIES)
     radiation: tuple[_Radiation, ...] = Field((), max_length=MAX_ENTRIES)
     imaging: _Imaging = _Imaging(times_h=())
-    patient: _Patient | None = None
+    # [patient] is the name of this table in files of version 0.1
+    subject: _Subject = Field(_Subject(), validation_alias=AliasChoices("subject", "patient"))
 
 
 def read_schedule(path: Path) -> Treatment:
@@ -183,8 +156,8 @@ def read_schedule(path: Path) -> Treatment:
 
     Raises:
         InputError: the file cannot be read; an entry is unknown, missing or out of range; a
-            formulation is unknown; a dose is not plausible; two heatings overlap; an event is after
-            the end; or there is no dose.
+            formulation is unknown or has no known kinetics in the species; a dose is not plausible;
+            two heatings overlap; an event is after the end; or nothing is given.
     """
     return treatment_from_tables(read_schedule_tables(path), path)
 
@@ -226,17 +199,22 @@ def treatment_from_tables(
             found=None if missing else first["input"],
             expected=None if missing else first["msg"],
         ) from error
-    doses = tuple(
-        _build_dose(d, given.patient, i, path, formulation) for i, d in enumerate(given.dose)
-    )
-    if not doses:
+    if not (given.dose or given.heat or given.radiation):
         raise InputError(
-            "the schedule has no dose",
+            "the schedule has no dose, no heating and no radiation",
             file=path,
             field="dose",
-            remedy="Add a [[dose]] table.",
+            remedy="Add a [[dose]], a [[heat]] or a [[radiation]] table.",
         )
-    _require_single_carrier(doses, path)
+    stated = given.subject
+    subject = build_subject(
+        stated.species, stated.body_weight_kg, stated.body_surface_m2, path=path
+    )
+    doses = tuple(
+        _build_dose(d, subject, stated.species is not None, i, path, formulation)
+        for i, d in enumerate(given.dose)
+    )
+    require_single_carrier(doses, path)
     treatment = Treatment(
         doses=doses,
         heatings=_sort_heatings(
@@ -248,6 +226,10 @@ def treatment_from_tables(
         images_s=tuple(sorted({t * HOUR for t in given.imaging.times_h})),
         end_s=given.run.end_h * HOUR,
         heat_effects=HeatEffects() if given.run.heat_effects else None,
+        subject=subject,
+        assumptions=describe_subject_assumptions(
+            subject, stated.species is not None, [d.mg_per_m2 is not None for d in given.dose]
+        ),
     )
     _require_events_before_end(treatment, path)
     return treatment
@@ -264,7 +246,8 @@ def _format_location(location: tuple[int | str, ...]) -> str:
 
 def _build_dose(
     d: _Dose,
-    patient: _Patient | None,
+    subject: Subject,
+    species_is_stated: bool,
     index: int,
     path: Path | None,
     formulation_override: Formulation | None,
@@ -274,44 +257,20 @@ def _build_dose(
     what = formulation_override or find_formulation(
         d.formulation, folder, file=path, field=f"{field}.formulation"
     )
-    amount = _amount_mg(d, patient, field, path)
-    return GivenDose(what, Dose(d.start_h * HOUR, amount * MG, d.infusion_min * MINUTE))
-
-
-def _amount_mg(d: _Dose, patient: _Patient | None, field: str, path: Path | None) -> float:
-    if (d.amount_mg is None) == (d.mg_per_m2 is None):
-        raise InputError(
-            "a dose needs one amount",
-            file=path,
-            field=f"{field}.amount_mg",
-            expected="either amount_mg or mg_per_m2",
-        )
-    if d.amount_mg is not None:
-        return validate_dose_mg(d.amount_mg, f"{field}.amount_mg", f"{d.amount_mg:g} mg", path)
-    if patient is None:
-        raise InputError(
-            "a dose per body surface needs the surface",
-            file=path,
-            field="patient.body_surface_m2",
-            remedy="Add a [patient] table, or write amount_mg.",
-        )
-    assert d.mg_per_m2 is not None
-    amount = d.mg_per_m2 * patient.body_surface_m2
-    return validate_dose_mg(
-        amount, f"{field}.mg_per_m2", f"{d.mg_per_m2:g} mg/m2, {amount:g} mg", path
+    given = DoseAmount(amount_mg=d.amount_mg, mg_per_m2=d.mg_per_m2, mg_per_kg=d.mg_per_kg)
+    stated = next(
+        (n for n, amount in given.model_dump().items() if amount is not None), "amount_mg"
     )
-
-
-def _require_single_carrier(doses: tuple[GivenDose, ...], path: Path | None) -> None:
-    carriers = sorted({g.formulation.name for g in doses if g.formulation.circulation})
-    if len(carriers) > 1:
-        raise InputError(
-            "a treatment has more than one carrier",
-            file=path,
-            field="dose.formulation",
-            found=" and ".join(carriers),
-            remedy="Write one schedule for each carrier.",
-        )
+    amount = dose_amount_kg(
+        given,
+        subject,
+        species_is_stated=species_is_stated,
+        field="dose" if path is None else f"{field}.{stated}",
+        path=path,
+    )
+    return GivenDose(
+        what.in_subject(subject), Dose(d.start_h * HOUR, amount, d.infusion_min * MINUTE)
+    )
 
 
 def _build_heating(h: _Heat, index: int, path: Path | None) -> Heating:
@@ -365,7 +324,7 @@ def _sort_heatings(heatings: tuple[Heating, ...], path: Path | None) -> tuple[He
 
 
 def _require_events_before_end(treatment: Treatment, path: Path | None) -> None:
-    last = max((*treatment.events(), *treatment.images_s))
+    last = max((*treatment.events(), *treatment.images_s), default=0.0)
     if last > treatment.end_s:
         raise InputError(
             "the run ends before its last event",

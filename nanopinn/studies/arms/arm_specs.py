@@ -46,7 +46,9 @@ def build_arms(
     imaging_h: Sequence[float] = _DEFAULTS.imaging_h,
     schedule: Path | None = None,
     heat_all: bool = False,
-    body_surface_m2: float = _DEFAULTS.body_surface_m2,
+    species: str = _DEFAULTS.species,
+    body_weight_kg: float | None = None,
+    body_surface_m2: float | None = None,
     heat_effects: bool = True,
 ) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
     """Build arms that differ in the formulation, and heat those whose release responds to heat.
@@ -62,7 +64,9 @@ def build_arms(
         schedule: a file whose doses, heatings, radiation, imaging times and end replace all of
             these.
         heat_all: heat every arm.
-        body_surface_m2: of the patient, m2.
+        species: of the subject.
+        body_weight_kg: body weight, kg; None: the typical weight of the species.
+        body_surface_m2: body surface, m2; None: follows from the body weight.
         heat_effects: effects of heating on pressure and vessel walls, besides release.
 
     Returns:
@@ -76,7 +80,11 @@ def build_arms(
     formulations = _formulations(names)
     if schedule is None:
         tables: dict[str, Any] = {
-            "patient": {"body_surface_m2": body_surface_m2},
+            "subject": {
+                "species": species,
+                "body_weight_kg": body_weight_kg,
+                "body_surface_m2": body_surface_m2,
+            },
             "dose": [
                 {
                     "formulation": "free",
@@ -90,9 +98,19 @@ def build_arms(
             "imaging": {"times_h": _default_imaging_times(imaging_h, end_h)},
             "run": {"end_h": end_h, "heat_effects": heat_effects},
         }
-        notes = [] if dose.mg_per_m2 is None else [_describe_body_surface(body_surface_m2)]
+        notes = []
     else:
-        _refuse_treatment_beside_schedule(dose, infusion_min, heat, radiation)
+        _refuse_treatment_beside_schedule(
+            {
+                "dose": dose != _DEFAULTS.dose,
+                "infusion_min": infusion_min != _DEFAULTS.infusion_min,
+                "heat": bool(heat),
+                "radiation": bool(radiation),
+                "species": species != _DEFAULTS.species,
+                "body_weight_kg": body_weight_kg is not None,
+                "body_surface_m2": body_surface_m2 is not None,
+            }
+        )
         tables = _disable_heat_effects(read_schedule_tables(schedule), heat_effects)
         notes = [
             f"Doses, heating and radiation are those of {schedule.name}; its formulation is"
@@ -102,6 +120,7 @@ def build_arms(
     _require_heat_sensitive_arm(formulations, bool(tables.get("heat")), heat_all)
     return arms, (
         *_describe_dose(arms[0].treatment),
+        *arms[0].treatment.assumptions,
         *notes,
         *_describe_heating(arms),
         *_describe_user_formulations(formulations),
@@ -115,6 +134,8 @@ def arms_from_settings(
     return build_arms(
         settings.arms,
         dose=settings.dose,
+        species=settings.species,
+        body_weight_kg=settings.body_weight_kg,
         body_surface_m2=settings.body_surface_m2,
         infusion_min=settings.infusion_min,
         heat=settings.heat,
@@ -161,18 +182,7 @@ def _heating_table(heating: HeatingSpec) -> dict[str, Any]:
     return given
 
 
-def _refuse_treatment_beside_schedule(
-    dose: DoseAmount,
-    infusion_min: float,
-    heat: Sequence[HeatingSpec],
-    radiation: Sequence[FractionSpec],
-) -> None:
-    given = {
-        "dose": dose != _DEFAULTS.dose,
-        "infusion_min": infusion_min != _DEFAULTS.infusion_min,
-        "heat": bool(heat),
-        "radiation": bool(radiation),
-    }
+def _refuse_treatment_beside_schedule(given: Mapping[str, bool]) -> None:
     if twice := [name for name, there in given.items() if there]:
         raise InputError(
             "the treatment is given twice",
@@ -197,6 +207,13 @@ def _treatment(
     it was read, so that errors in it are found in every case.
     """
     heated = treatment_from_tables(tables, path, formulation)
+    if not heated.doses:
+        raise InputError(
+            "the schedule has no dose",
+            file=path,
+            field="dose",
+            remedy="Add a [[dose]] table: arms differ in the formulation of the dose.",
+        )
     if heat_all or formulation.responds_to_heat or not heated.heatings:
         return heated
     return treatment_from_tables(
@@ -224,14 +241,9 @@ def _describe_dose(t: Treatment) -> list[str]:
             if g.dose.infusion_s
             else "as a bolus"
         )
-        return f"{g.dose.amount_kg / MG:g} mg at {g.dose.start_s / HOUR:g} h {over}"
+        return f"{g.dose.amount_kg / MG:.3g} mg at {g.dose.start_s / HOUR:g} h {over}"
 
     return [f"Every arm is given the same doxorubicin: {', '.join(map(words, t.doses))}."]
-
-
-def _describe_body_surface(m2: float) -> str:
-    assumed = " (assumed, that of a mean adult)." if m2 == _DEFAULTS.body_surface_m2 else "."
-    return f"Body surface: {m2:g} m2{assumed}"
 
 
 def _describe_heating(arms: Sequence[Arm]) -> list[str]:

@@ -1,0 +1,212 @@
+"""Doses of a subject: amounts from doses per body weight or surface, and what is assumed where the
+subject is not fully described.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanopinn.errors import InputError
+from nanopinn.parameters import MG, PARAMETERS
+from nanopinn.physics.species import SPECIES, Subject, describe_subject
+from nanopinn.physics.treatment import GivenDose
+from nanopinn.settings import DoseAmount
+
+#: A dose beyond the table's range by this factor is refused as an error of unit.
+DOSE_RANGE_FACTOR = 10.0
+
+
+def validate_dose(
+    amount_kg: float, subject: Subject, field: str, found: str, path: Path | None
+) -> float:
+    """Check that an amount is a plausible dose of doxorubicin for a subject.
+
+    Args:
+        amount_kg: kg.
+        subject: who is given the dose.
+        field: in errors.
+        found: the amount in words, in errors.
+        path: file of the amount, in errors.
+
+    Returns:
+        The amount.
+
+    Raises:
+        InputError: the amount is more than ten times the largest or less than a tenth of the
+            smallest usual dose of the species.
+    """
+    row = PARAMETERS[subject.species.dose]
+    assert row.low is not None
+    assert row.high is not None
+    low, high = (dose * subject.weight_kg / MG for dose in (row.low, row.high))
+    amount = amount_kg / MG
+    if not low / DOSE_RANGE_FACTOR <= amount <= high * DOSE_RANGE_FACTOR:
+        raise InputError(
+            f"the dose of doxorubicin is not plausible for a {subject.species.name}",
+            file=path,
+            field=field,
+            found=found,
+            expected=(
+                f"{low:.3g} to {high:.3g} mg are usual, {low / DOSE_RANGE_FACTOR:.3g} to"
+                f" {high * DOSE_RANGE_FACTOR:.3g} mg are accepted"
+            ),
+            remedy="Check the unit, which is mg, and the species.",
+        )
+    return amount_kg
+
+
+def build_subject(
+    species: str | None,
+    weight_kg: float | None,
+    surface_m2: float | None,
+    *,
+    path: Path | None = None,
+) -> Subject:
+    """The subject of a study, a human where no species is stated.
+
+    Args:
+        species: by name.
+        weight_kg: body weight, kg.
+        surface_m2: body surface, m2.
+        path: schedule file of the values; None for parameters.
+
+    Raises:
+        InputError: the species is unknown, or a weight or surface is not plausible for it.
+    """
+    table = "" if path is None else "subject."
+    try:
+        subject = describe_subject(species or "human", weight_kg, surface_m2)
+    except InputError as error:
+        raise InputError(
+            error.problem,
+            file=path,
+            field=f"{table}{'species' if error.field == 'species' else 'body_weight_kg'}",
+            found=error.found,
+            expected=error.expected,
+            remedy=error.remedy,
+        ) from error
+    typical = describe_subject(species or "human", weight_kg).surface_m2
+    if not typical / 3 <= subject.surface_m2 <= typical * 3:
+        raise InputError(
+            f"the body surface is not that of a {subject.species.name}",
+            file=path,
+            field=f"{table}body_surface_m2",
+            found=f"{subject.surface_m2:g} m2",
+            expected=f"about {typical:.2g} m2",
+            remedy="Check the unit, which is m2, and the species.",
+        )
+    return subject
+
+
+def describe_subject_assumptions(
+    subject: Subject, species_is_stated: bool, dose_is_per_surface: Sequence[bool]
+) -> tuple[str, ...]:
+    """Sentences on what is assumed of a subject that is given doses.
+
+    Args:
+        subject: of the study.
+        species_is_stated: whether the species was given.
+        dose_is_per_surface: of every dose.
+    """
+    if not dose_is_per_surface:
+        return ()
+    found, name = list[str](), subject.species.name
+    if not species_is_stated:
+        found.append("The species is not stated. Plasma kinetics are those of humans.")
+    if any(dose_is_per_surface) and not subject.surface_is_stated:
+        found.append(
+            f"Body surface: {subject.surface_m2:.3g} m2, that of a {name} of"
+            f" {subject.weight_kg:g} kg (assumed)."
+        )
+    elif not subject.weight_is_stated and name != "human":
+        found.append(f"Body weight: {subject.weight_kg:g} kg, typical of a {name} (assumed).")
+    return tuple(found)
+
+
+def dose_amount_kg(
+    dose: DoseAmount,
+    subject: Subject,
+    *,
+    species_is_stated: bool,
+    field: str,
+    path: Path | None = None,
+) -> float:
+    """Amount of a dose for a subject, kg.
+
+    Args:
+        dose: absolute, per body surface or per body weight.
+        subject: who is given the dose.
+        species_is_stated: whether the species was given.
+        field: of the dose, in errors.
+        path: schedule file of the dose; None for parameters.
+
+    Raises:
+        InputError: the dose is not one amount, is per body weight without a species or, in humans,
+            without the weight, or is not plausible.
+    """
+    stated = [n for n, amount in dose.model_dump().items() if amount is not None]
+    if len(stated) != 1:
+        raise InputError(
+            "a dose needs one amount",
+            file=path,
+            field=field,
+            found=str(dose),
+            expected="either amount_mg, mg_per_kg or mg_per_m2",
+        )
+    _require_known_size(dose, subject, species_is_stated, field, path)
+    per_kg, per_m2 = dose.mg_per_kg or 0.0, dose.mg_per_m2 or 0.0
+    amount_mg = per_kg * subject.weight_kg + per_m2 * subject.surface_m2 + (dose.amount_mg or 0.0)
+    words = str(dose) if dose.amount_mg is not None else f"{dose}, {amount_mg:g} mg"
+    return validate_dose(amount_mg * MG, subject, field, words, path)
+
+
+def _require_known_size(
+    dose: DoseAmount, subject: Subject, species_is_stated: bool, field: str, path: Path | None
+) -> None:
+    """Refuse a dose per body weight or surface where these are unknown.
+
+    Plasma kinetics of rodents are per body weight, so that their weight cancels. The surface of a
+    species is better known than the weight of a human.
+    """
+    if dose.amount_mg is not None or (dose.mg_per_m2 is not None and subject.surface_is_stated):
+        return
+    if not species_is_stated:
+        missing, words = "species", "species"
+    elif dose.mg_per_kg and subject.species.name == "human" and not subject.weight_is_stated:
+        missing, words = "body_weight_kg", "weight of the human"
+    else:
+        return
+    raise InputError(
+        f"a dose per body {'weight' if dose.mg_per_kg else 'surface'} needs the {words}",
+        file=path,
+        field=missing if path is None else f"subject.{missing}",
+        found=f"nothing, with a dose of {dose}",
+        expected=", ".join(SPECIES) if missing == "species" else "kg",
+        remedy=(
+            f"Give `{missing}`, or `{field}` in mg."
+            if path is None
+            else f"Write {missing} into the [subject] table, or give amount_mg."
+        ),
+    )
+
+
+def require_single_carrier(doses: Sequence[GivenDose], path: Path | None) -> None:
+    """Refuse doses of two carriers, whose pools the model does not have.
+
+    Args:
+        doses: of one treatment.
+        path: schedule file, in errors.
+
+    Raises:
+        InputError: there are two carriers.
+    """
+    carriers = sorted({g.formulation.name for g in doses if g.formulation.circulation})
+    if len(carriers) > 1:
+        raise InputError(
+            "a treatment has more than one carrier",
+            file=path,
+            field="dose.formulation",
+            found=" and ".join(carriers),
+            remedy="Write one schedule for each carrier, and study them one by one.",
+        )
