@@ -109,11 +109,13 @@ class Formulation:
                 expected="0 to 1",
             )
 
-    def in_subject(self, subject: Subject) -> Formulation:
+    def in_subject(self, subject: Subject, *, plasma_is_measured: bool = False) -> Formulation:
         """The formulation with the plasma kinetics of a subject.
 
         Args:
             subject: of the study.
+            plasma_is_measured: allows a carrier without known kinetics in the species; its volume
+                is the plasma volume, and measured curves replace those of its only loss, the leak.
 
         Raises:
             InputError: the kinetics of the carrier are not known in the species.
@@ -121,6 +123,10 @@ class Formulation:
         species, circulation = subject.species, self.circulation
         if self.circulations:
             known = dict(self.circulations)
+            if species.name not in known and plasma_is_measured and self.leak is not None:
+                known[species.name] = Circulation(
+                    species.plasma_volume, (self.leak,), volume_per_kg=True
+                )
             if species.name not in known:
                 raise InputError(
                     f"the plasma kinetics of {self.name} are not known in this species",
@@ -197,20 +203,36 @@ class Formulation:
     def free_impulse_response(self, values: Values | None = None) -> SumOfExponentials:
         """Impulse response of free drug in plasma, 1/m3.
 
-        Free drug is injected as such, or leaks from carriers: ``(share k_leak V C_l) * g``. The
-        leak is limited to the total elimination of the carrier, whatever values are drawn for both.
+        Free drug is injected as such, or leaks from carriers, :meth:`leak_response`.
 
         Args:
             values: of parameters by symbol, in place of the table's.
         """
+        if self.circulation is None or self.leak is None:
+            own = self.with_own_values(values)
+            return free_drug_impulse_response(own, self.free_drug, self.weight_kg)
+        carrier = self.encapsulated_impulse_response(values)
+        return carrier.convolved(self.leak_response(carrier.area(), values))
+
+    def leak_response(
+        self, area_per_dose: float, values: Values | None = None
+    ) -> SumOfExponentials:
+        """Free drug in plasma per concentration of the carrier and time, ``share k_leak V g``, 1/s.
+
+        The leak is limited to the total elimination of the carrier, whatever values are drawn for
+        both.
+
+        Args:
+            area_per_dose: area under the carrier's curve over its dose, s/m3.
+            values: of parameters by symbol, in place of the table's.
+        """
+        if self.circulation is None or self.leak is None:
+            return SumOfExponentials((), ())
         own = self.with_own_values(values)
         free = free_drug_impulse_response(own, self.free_drug, self.weight_kg)
-        if self.circulation is None or self.leak is None:
-            return free
-        carrier = self.encapsulated_impulse_response(values)
         volume = self.circulation.volume_m3(own, self.weight_kg)
-        leaking = min(scalar_lookup(own)(self.leak) * volume, 1 / carrier.area())
-        return carrier.scaled(self.releasable_share * leaking).convolved(free)
+        leaking = min(scalar_lookup(own)(self.leak) * volume, 1 / area_per_dose)
+        return free.scaled(self.releasable_share * leaking)
 
     def leaked_fraction(self) -> float:
         """Fraction of the drug that leaks from releasable carriers before these leave plasma."""

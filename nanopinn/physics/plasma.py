@@ -347,9 +347,13 @@ class SampledPlasmaCurves:
     Attributes:
         parts: terms of the sum, each with amplitudes ``(draw, exponential)`` in 1/m3, rates
             ``(draw, exponential)`` in 1/s, and the curve of the first draw, which holds the doses.
+        measured: terms that are not of that form, each with one curve for each draw.
+        like: a tensor of the device and type to use.
     """
 
     parts: tuple[tuple[Tensor, Tensor, DosedPlasmaCurve], ...]
+    measured: tuple[tuple[PlasmaInput, ...], ...]
+    like: Tensor
 
     @classmethod
     def from_curves(cls, curves: Sequence[PlasmaInput], like: Tensor) -> SampledPlasmaCurves:
@@ -362,16 +366,20 @@ class SampledPlasmaCurves:
         Raises:
             ValueError: the draws differ in more than amplitudes and rates.
         """
-        parts = []
-        for drawn in zip(*(tuple(_iterate_dosed_curves(c)) for c in curves), strict=True):
-            if any(d.doses != drawn[0].doses for d in drawn):
+        parts, measured = [], []
+        for drawn in zip(*(tuple(_iterate_terms(c)) for c in curves), strict=True):
+            dosed = [d for d in drawn if isinstance(d, DosedPlasmaCurve)]
+            if not dosed:
+                measured.append(drawn)
+                continue
+            if len(dosed) < len(drawn) or any(d.doses != dosed[0].doses for d in dosed):
                 raise ValueError("draws are given different doses")
             A, k = (
-                like.new_tensor([getattr(d.impulse_response, name) for d in drawn])
+                like.new_tensor([getattr(d.impulse_response, name) for d in dosed])
                 for name in ("amplitudes", "rates")
             )
-            parts.append((A, k, drawn[0]))
-        return cls(tuple(parts))
+            parts.append((A, k, dosed[0]))
+        return cls(tuple(parts), tuple(measured), like)
 
     def smooth_piece_from(self, start_s: float) -> Callable[[float], Tensor]:
         """The smooth function that holds from ``start_s`` to the next event, including that event.
@@ -389,17 +397,26 @@ class SampledPlasmaCurves:
             amplitudes.append(superpose_doses(A, k, first.doses, A.new_tensor(start)))
             infused.append(rate * A)
             rates.append(k)
+        for drawn in self.measured:
+            smooth = [c.smooth_piece_from(start_s) for c in drawn]
+            pieces = [s for s in smooth if isinstance(s, SmoothPlasmaCurve)]
+            X, G, k = (
+                self.like.new_tensor([getattr(p, name) for p in pieces])
+                for name in ("initial_amplitudes", "infusion_rates", "rates")
+            )
+            starts.append(self.like.new_tensor([p.start_s for p in pieces])[:, None].expand_as(X))
+            amplitudes.append(X)
+            infused.append(G)
+            rates.append(k)
         begin, X, G, k = (torch.cat(v, dim=-1) for v in (starts, amplitudes, infused, rates))
 
         return lambda t: decay_with_infusion(t - begin, X, G, k)
 
 
-def _iterate_dosed_curves(curve: PlasmaInput) -> Iterator[DosedPlasmaCurve]:
+def _iterate_terms(curve: PlasmaInput) -> Iterator[PlasmaInput]:
     """The curves of a sum, in order."""
     if isinstance(curve, PlasmaCurveSum):
         for part in curve.parts:
-            yield from _iterate_dosed_curves(part)
-    elif isinstance(curve, DosedPlasmaCurve):
-        yield curve
+            yield from _iterate_terms(part)
     else:
-        raise ValueError(f"a plasma curve of draws is made of doses, not of {type(curve).__name__}")
+        yield curve

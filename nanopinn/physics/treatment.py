@@ -22,6 +22,7 @@ from nanopinn.parameters import Number, Values, scalar_lookup, value
 from nanopinn.physics.circulation import PlasmaDrug
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.heat import HeatEffects, has_heat_effects
+from nanopinn.physics.measured_plasma import MeasuredPlasma, check_plasma_quantities
 from nanopinn.physics.plasma import Dose, PlasmaCurveSum
 from nanopinn.physics.species import Subject, describe_subject
 
@@ -177,6 +178,8 @@ class Treatment:
         heat_effects: of the heatings on pressure and walls; None leaves them out.
         subject: who is given the doses, of which the formulations have the kinetics.
         assumptions: on what was not stated, as sentences.
+        measured_plasma: drug in plasma that replaces the population's curves; None where it was not
+            measured.
     """
 
     doses: tuple[GivenDose, ...]
@@ -187,6 +190,7 @@ class Treatment:
     heat_effects: HeatEffects | None = field(default_factory=HeatEffects)
     subject: Subject = field(default_factory=describe_subject)
     assumptions: tuple[str, ...] = ()
+    measured_plasma: MeasuredPlasma | None = None
 
     @property
     def carrier(self) -> Formulation | None:
@@ -194,10 +198,14 @@ class Treatment:
         return next((g.formulation for g in self.doses if g.formulation.circulation), None)
 
     def plasma(self, values: Values | None = None) -> PlasmaDrug:
-        """Drug in plasma from all doses together.
+        """Drug in plasma from all doses together, as measured or by the population's kinetics.
 
         Args:
-            values: of parameters by symbol, in place of the table's.
+            values: of parameters by symbol, in place of the table's; those of the errors of
+                measured samples included (:meth:`MeasuredPlasma.error_distributions`).
+
+        Raises:
+            InputError: the measured quantities do not determine the curves.
         """
         given = dict.fromkeys(g.formulation for g in self.doses)
         parts = [
@@ -208,7 +216,12 @@ class Treatment:
             PlasmaCurveSum(tuple(p.encapsulated for p in parts)),
             PlasmaCurveSum(tuple(p.free for p in parts)),
         )
-        return PlasmaDrug(encapsulated, free, share, scalar_lookup(values)("fb"))
+        population = PlasmaDrug(encapsulated, free, share, scalar_lookup(values)("fb"))
+        if self.measured_plasma is None or not self.doses:
+            return population
+        check_plasma_quantities(self.measured_plasma, tuple(given))
+        what = self.carrier or next(iter(given))
+        return self.measured_plasma.plasma(population, what, [g.dose for g in self.doses], values)
 
     def events(self) -> tuple[float, ...]:
         """Times at which plasma, temperature or effects are not smooth, s, increasing."""
@@ -218,6 +231,8 @@ class Treatment:
             for h in self.heatings
             for t in (h.start_s, h.start_s + h.ramp_s, h.end_s, h.end_s + h.ramp_s)
         }
+        if self.measured_plasma is not None and self.doses:
+            times |= set(self.measured_plasma.event_times([g.dose for g in self.doses]))
         return tuple(sorted(times | set(self.radiation.events())))
 
     @property
