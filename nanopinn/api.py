@@ -41,7 +41,7 @@ ACQUISITION_ARGUMENTS = {
     "field_strength": "MagneticFieldStrength",
     "relaxivity": "ContrastRelaxivity",
     "hematocrit": "Hematocrit",
-    "dose": "ContrastDose",
+    "contrast_dose": "ContrastDose",
     "baseline_frames": "BaselineFrames",
     "bolus_arrival": "BolusArrivalTime",
     "units": "Units",

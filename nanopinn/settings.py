@@ -292,7 +292,7 @@ class ComparisonSettings(BaseModel):
     Attributes:
         arms: formulations by name, or TOML files.
         dose: of every arm: ``50mg/m2``, ``5mg/kg`` or ``90mg``.
-        species: of the subject: human, mouse or rat.
+        species: of the subject: human, mouse or rat; None: human.
         body_weight_kg: body weight, kg; None: the typical weight of the species.
         body_surface_m2: body surface, m2; None: follows from the body weight.
         infusion_min: duration of the infusion, min; 0: a bolus.
@@ -320,7 +320,7 @@ class ComparisonSettings(BaseModel):
 
     arms: tuple[str, ...] = ("free", "pld", "tsl")
     dose: DoseAmount = DoseAmount(mg_per_m2=50.0)
-    species: str = "human"
+    species: str | None = None
     body_weight_kg: Annotated[float | None, Field(gt=0)] = None
     body_surface_m2: Annotated[float | None, Field(gt=0)] = None
     infusion_min: Annotated[float, Field(ge=0)] = 0.0

@@ -16,6 +16,7 @@ from nanopinn.cli.exit_status import has_result
 from nanopinn.cli.options import Quiet, parse_extra_options
 from nanopinn.cli.simulate_command import simulate as simulate_command
 from nanopinn.cli.study_commands import fit as fit_command
+from nanopinn.cli.study_options import SUBJECT_OPTIONS, name_study_options, with_study_options
 from nanopinn.errors import InputError, OutputError, PartialCohortError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _PROFILE = "Snakemake profile: local (two jobs at a time), slurm, or a folder with a profile."
 
 
+@with_study_options
 def cohort(
     source: Annotated[
         Path, typer.Argument(metavar="BIDS", help="BIDS folder, or a table with one row per study.")
@@ -35,6 +37,7 @@ def cohort(
         Path,
         typer.Argument(metavar="OUT", help="Dataset of derivatives to make or continue."),
     ],
+    study: dict[str, Any],
     profile: Annotated[str, typer.Option(help=_PROFILE)] = "local",
     cores: Annotated[
         int | None,
@@ -99,17 +102,23 @@ def cohort(
     from nanopinn.cohort.study_table import find_studies
 
     shared = {"--device": device, "--config": config.absolute() if config else None}
+    of_study = name_study_options(study)
+    of_subject = {option: of_study[option] for option in SUBJECT_OPTIONS}
     settings: dict[str, Any] = {
         "source": str(source.absolute()),
         "only": list(only or ()),
         "gpu": (device or "").startswith("cuda"),
         "mem_mb": memory,
         "runtime_min": minutes,
-        "files": [str(config.absolute())] if config else [],
+        "files": [
+            str(f.absolute()) for f in (config, study["schedule"], study["plasma"]) if f is not None
+        ],
         "fit": _command_options(
-            fit_command, fit, {"--engine": engine, "--preset": preset, **shared}
+            fit_command, fit, {"--engine": engine, "--preset": preset, **of_study, **shared}
         ),
-        "arms": _command_options(simulate_command, simulate, {"--arms": arms, **shared})
+        "arms": _command_options(
+            simulate_command, simulate, {"--arms": arms, **of_subject, **shared}
+        )
         if arms
         else [],
     }

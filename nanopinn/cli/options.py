@@ -62,7 +62,7 @@ OVERRIDE_KEYS = {
     "tr": "RepetitionTimeExcitation",
     "frame_spacing": "RepetitionTime",
     "relaxivity": "ContrastRelaxivity",
-    "dose": "ContrastDose",
+    "contrast_dose": "ContrastDose",
     "baseline_frames": "BaselineFrames",
     "bolus_arrival": "BolusArrivalTime",
     "hematocrit": "Hematocrit",
@@ -273,7 +273,7 @@ def build_imaging_inputs(
     relaxivity: Annotated[
         float | None, typer.Option(help="Relaxivity r1 of the contrast agent, 1/(s mM).")
     ] = None,
-    dose: Annotated[
+    contrast_dose: Annotated[
         float | None,
         typer.Option(help="Dose of the contrast agent, mmol/kg. It scales population curves."),
     ] = None,
@@ -294,7 +294,7 @@ def build_imaging_inputs(
         "tr": tr,
         "frame_spacing": frame_spacing,
         "relaxivity": relaxivity,
-        "dose": dose,
+        "contrast_dose": contrast_dose,
         "baseline_frames": baseline_frames,
         "bolus_arrival": bolus_arrival,
         "hematocrit": hematocrit,

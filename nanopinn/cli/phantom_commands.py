@@ -7,7 +7,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from nanopinn.cli.config import build_settings
 from nanopinn.cli.options import Out, Quiet, parse_extra_options
 from nanopinn.cli.progress_display import progress_display
 from nanopinn.cli.study_commands import fit as fit_command
+from nanopinn.cli.study_options import with_study_options
 from nanopinn.errors import InputError, PartialCohortError
 
 if TYPE_CHECKING:
@@ -33,8 +34,10 @@ _HEADS = (
 )
 
 
+@with_study_options
 def phantom(
     out: Out,
+    study: dict[str, Any],
     seed: Annotated[int, typer.Option(help="Seed of anatomy, parameters and noise.")] = 0,
     length_scale_mm: Annotated[
         float | None,
@@ -97,6 +100,7 @@ def phantom(
         "release_sd": release_sd,
         "pore_error": pore_error,
         "cut_voxels": cut_voxels,
+        **study,
     }
     settings = build_settings(PhantomSettings, "phantom", None, given)
     with progress_display(quiet) as progress:

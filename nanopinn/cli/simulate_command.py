@@ -17,6 +17,7 @@ from nanopinn.cli.exit_status import (
 )
 from nanopinn.cli.options import Config, Continue, Device, Out, Overwrite, Quiet, Verbose
 from nanopinn.cli.progress_display import progress_display
+from nanopinn.cli.study_options import BodySurface, BodyWeight, Species
 from nanopinn.errors import InputError
 
 if TYPE_CHECKING:
@@ -101,15 +102,12 @@ def simulate(
     dose: Annotated[
         str | None,
         typer.Option(
-            help="Dose of every arm, such as 50mg/m2 (default) or 90mg.", rich_help_panel=_ARMS
+            help="Dose of every arm: 50mg/m2 (default), 5mg/kg or 90mg.", rich_help_panel=_ARMS
         ),
     ] = None,
-    body_surface_m2: Annotated[
-        float | None,
-        typer.Option(
-            "--body-surface", help="Body surface, m2. Default: 1.8.", rich_help_panel=_ARMS
-        ),
-    ] = None,
+    species: Species = None,
+    body_weight_kg: BodyWeight = None,
+    body_surface_m2: BodySurface = None,
     infusion_min: Annotated[
         float | None,
         typer.Option(
@@ -241,6 +239,8 @@ def simulate(
     arm_settings: dict[str, Any] = {
         "arms": parse_list(arms),
         "dose": dose,
+        "species": species,
+        "body_weight_kg": body_weight_kg,
         "body_surface_m2": body_surface_m2,
         "infusion_min": infusion_min,
         "heat": parse_list(heat),

@@ -26,6 +26,7 @@ from nanopinn.cli.options import (
     with_imaging_options,
 )
 from nanopinn.cli.progress_display import progress_display
+from nanopinn.cli.study_options import with_study_options
 from nanopinn.errors import CheckFailedError, InputError
 
 if TYPE_CHECKING:
@@ -48,8 +49,10 @@ _RELEASE_IN_TIME_HELP = (
 
 @with_verdict_option("fit")
 @with_imaging_options
+@with_study_options
 def fit(
     inputs: ImagingInputs,
+    study: dict[str, Any],
     drug: Annotated[
         list[Path] | None,
         typer.Option(help="Post-dose drug images, each with its sidecar: --drug FILE FILE ..."),
@@ -144,6 +147,7 @@ def fit(
         "noise": noise,
         "aif_sd": aif_sd,
         "profile": profile or None,
+        **study,
     }
     settings = build_settings(FitSettings, "fit", config, given)
     checkpoint_folder = locate_checkpoint_folder(out)
@@ -153,7 +157,7 @@ def fit(
         record_interruption(checkpoint_folder, fit),
     ):
         with progress_display(quiet, verbose) as progress:
-            study = run_fit(
+            fitted = run_fit(
                 inputs,
                 settings,
                 progress=progress,
@@ -161,21 +165,23 @@ def fit(
                 checkpoint_folder=checkpoint_folder,
                 resume=resume or (continue_run and "if available"),
             )
-        write_fit(out, study, overwrite=overwrite)
+        write_fit(out, fitted, overwrite=overwrite)
         delete_checkpoints(checkpoint_folder)
-    typer.echo(format_imaging_summary(study.imaging))
-    typer.echo(format_summary(study.fit))
-    typer.echo(format_assumptions(study.fit.assumptions))
+    typer.echo(format_imaging_summary(fitted.imaging))
+    typer.echo(format_summary(fitted.fit))
+    typer.echo(format_assumptions(fitted.fit.assumptions))
     typer.echo(f"Report: {out / 'report.html'}")
-    if not study.fit.check.passed:
-        raise CheckFailedError(study.fit.check.headline)
-    return study.fit.check.headline
+    if not fitted.fit.check.passed:
+        raise CheckFailedError(fitted.fit.check.headline)
+    return fitted.fit.check.headline
 
 
 _IMAGE = "QUANTITY@HOURS[:NOISE], such as released@24:0.05, released@24:5% or released@24:0.3ug/mL"
 
 
+@with_study_options
 def plan(
+    study: dict[str, Any],
     tumour_mm: Annotated[
         list[float] | None,
         typer.Option(help="Diameters of the tumour, one or three, mm. Default: 6 6 4."),
@@ -281,6 +287,7 @@ def plan(
         "ph_shared_noise": ph_shared_noise,
         "drug": drug,
         "preset": preset,
+        **study,
     }
     _refuse_protocol_with_result(folder, scan)
     given = {
@@ -322,23 +329,27 @@ def _refuse_protocol_with_result(source: Path | None, scan: Mapping[str, Any]) -
 
 
 @with_imaging_options
+@with_study_options
 def minimal_imaging(
     inputs: ImagingInputs,
+    study: dict[str, Any],
     drug: Annotated[
         list[Path],
         typer.Option(help="Post-dose drug images, each with its sidecar: --drug FILE FILE ..."),
     ],
     arm: Annotated[
-        str, typer.Option(help="Formulation: free, pld, tsl, ph or a TOML file.")
+        str, typer.Option(help="Formulation of the arm: free, pld, tsl, ph or a TOML file.")
     ] = "ph",
     outcome: Annotated[
         str,
         typer.Option(help="Positive outcome of simulate --arms, such as area or 'peak at wall'."),
     ] = "area",
-    drug_dose: Annotated[
-        str | None, typer.Option(help="Dose, such as 50mg/m2 (default) or 90mg.")
+    arm_dose: Annotated[
+        str | None, typer.Option(help="Dose of the arm: 50mg/m2 (default), 5mg/kg or 90mg.")
     ] = None,
-    heat: Annotated[str | None, typer.Option(help="Heating: degC:MINUTES\\[@START_H].")] = None,
+    heat: Annotated[
+        str | None, typer.Option(help="Heating of the arm: degC:MINUTES\\[@START_H].")
+    ] = None,
     draws: Annotated[int, typer.Option(help="Number of draws from posterior and priors.")] = 100,
     preset: Annotated[
         str | None, typer.Option(help="Preset of the fits: fast, default or accurate.")
@@ -381,11 +392,13 @@ def minimal_imaging(
             "device": device,
             "engine": "fv",
             "seed": seed,
+            **study,
         },
     )
     given = {
         "arms": (arm,),
-        "dose": parse_dose(drug_dose, "drug_dose") if drug_dose else None,
+        "dose": parse_dose(arm_dose, "arm_dose") if arm_dose else None,
+        **{name: study[name] for name in ("species", "body_weight_kg", "body_surface_m2")},
         "heat": (heat,) if heat else None,
         "draws": draws,
         "seed": seed,

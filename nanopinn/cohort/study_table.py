@@ -24,10 +24,21 @@ from nanopinn.cohort.bids_studies import (
 )
 from nanopinn.errors import InputError
 
-FILE_COLUMNS = ("dce", "cest", "cest_pre", "cest_power2", "offsets", "b0", "mask", "b1")
+FILE_COLUMNS = (
+    "dce",
+    "cest",
+    "cest_pre",
+    "cest_power2",
+    "offsets",
+    "b0",
+    "mask",
+    "b1",
+    "schedule",
+    "plasma",
+)
 FILE_LIST_COLUMNS = ("vfa", "ir", "drug")
 #: The cell is a file if one of that name exists; otherwise it is a name or number.
-FILE_OR_VALUE_COLUMNS = ("t1", "aif", "agent", "ph_calibration")
+FILE_OR_VALUE_COLUMNS = ("t1", "aif", "agent", "ph_calibration", "formulation")
 TEXT_COLUMNS = (
     "assume_ph",
     "cest_contrast",
@@ -43,11 +54,18 @@ TEXT_COLUMNS = (
     "tr",
     "frame_spacing",
     "relaxivity",
-    "dose",
+    "contrast_dose",
     "baseline_frames",
     "bolus_arrival",
     "hematocrit",
+    "drug_dose",
+    "species",
+    "body_weight",
+    "body_surface",
+    "infusion",
 )
+#: Inputs that distinguish groups of studies, and are copied to the tables of the group too.
+GROUP_COLUMNS = ("formulation", "drug_dose", "species")
 INPUT_COLUMNS = (*FILE_COLUMNS, *FILE_LIST_COLUMNS, *FILE_OR_VALUE_COLUMNS, *TEXT_COLUMNS)
 _IMAGE_ENDINGS = (".nii", ".nii.gz")
 
@@ -149,8 +167,17 @@ def _study_from_row(
         "" if session in MISSING_VALUES else validate_label(session, "ses", source),
     )
     inputs: list[tuple[str, str]] = []
-    other: list[tuple[str, str]] = []
+    other = [(column, row[column]) for column in GROUP_COLUMNS if column in row]
     for column, cell in row.items():
+        if column == "dose":
+            raise InputError(
+                "the dose does not say of what it is",
+                file=source,
+                field=column,
+                found=ascii(cell[:80]),
+                expected="contrast_dose in mmol/kg, or drug_dose such as 5mg/kg",
+                remedy="Rename the column.",
+            )
         if column in INPUT_COLUMNS:
             inputs += [(column, v) for v in _input_values(column, cell, source)]
         elif column not in ("participant_id", "session_id"):

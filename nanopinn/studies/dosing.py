@@ -8,52 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanopinn.errors import InputError
-from nanopinn.parameters import MG, PARAMETERS
-from nanopinn.physics.species import SPECIES, Subject, describe_subject
+from nanopinn.parameters import MG
+from nanopinn.physics.species import SPECIES, Subject, describe_subject, validate_dose
 from nanopinn.physics.treatment import GivenDose
 from nanopinn.settings import DoseAmount
-
-#: A dose beyond the table's range by this factor is refused as an error of unit.
-DOSE_RANGE_FACTOR = 10.0
-
-
-def validate_dose(
-    amount_kg: float, subject: Subject, field: str, found: str, path: Path | None
-) -> float:
-    """Check that an amount is a plausible dose of doxorubicin for a subject.
-
-    Args:
-        amount_kg: kg.
-        subject: who is given the dose.
-        field: in errors.
-        found: the amount in words, in errors.
-        path: file of the amount, in errors.
-
-    Returns:
-        The amount.
-
-    Raises:
-        InputError: the amount is more than ten times the largest or less than a tenth of the
-            smallest usual dose of the species.
-    """
-    row = PARAMETERS[subject.species.dose]
-    assert row.low is not None
-    assert row.high is not None
-    low, high = (dose * subject.weight_kg / MG for dose in (row.low, row.high))
-    amount = amount_kg / MG
-    if not low / DOSE_RANGE_FACTOR <= amount <= high * DOSE_RANGE_FACTOR:
-        raise InputError(
-            f"the dose of doxorubicin is not plausible for a {subject.species.name}",
-            file=path,
-            field=field,
-            found=found,
-            expected=(
-                f"{low:.3g} to {high:.3g} mg are usual, {low / DOSE_RANGE_FACTOR:.3g} to"
-                f" {high * DOSE_RANGE_FACTOR:.3g} mg are accepted"
-            ),
-            remedy="Check the unit, which is mg, and the species.",
-        )
-    return amount_kg
 
 
 def build_subject(
@@ -74,29 +32,17 @@ def build_subject(
     Raises:
         InputError: the species is unknown, or a weight or surface is not plausible for it.
     """
-    table = "" if path is None else "subject."
     try:
-        subject = describe_subject(species or "human", weight_kg, surface_m2)
+        return describe_subject(species or "human", weight_kg, surface_m2)
     except InputError as error:
         raise InputError(
             error.problem,
             file=path,
-            field=f"{table}{'species' if error.field == 'species' else 'body_weight_kg'}",
+            field=error.field if path is None else f"subject.{error.field}",
             found=error.found,
             expected=error.expected,
             remedy=error.remedy,
         ) from error
-    typical = describe_subject(species or "human", weight_kg).surface_m2
-    if not typical / 3 <= subject.surface_m2 <= typical * 3:
-        raise InputError(
-            f"the body surface is not that of a {subject.species.name}",
-            file=path,
-            field=f"{table}body_surface_m2",
-            found=f"{subject.surface_m2:g} m2",
-            expected=f"about {typical:.2g} m2",
-            remedy="Check the unit, which is m2, and the species.",
-        )
-    return subject
 
 
 def describe_subject_assumptions(
@@ -157,8 +103,7 @@ def dose_amount_kg(
     _require_known_size(dose, subject, species_is_stated, field, path)
     per_kg, per_m2 = dose.mg_per_kg or 0.0, dose.mg_per_m2 or 0.0
     amount_mg = per_kg * subject.weight_kg + per_m2 * subject.surface_m2 + (dose.amount_mg or 0.0)
-    words = str(dose) if dose.amount_mg is not None else f"{dose}, {amount_mg:g} mg"
-    return validate_dose(amount_mg * MG, subject, field, words, path)
+    return validate_dose(amount_mg * MG, subject, field, str(dose), path)
 
 
 def _require_known_size(

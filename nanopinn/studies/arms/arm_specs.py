@@ -46,7 +46,7 @@ def build_arms(
     imaging_h: Sequence[float] = _DEFAULTS.imaging_h,
     schedule: Path | None = None,
     heat_all: bool = False,
-    species: str = _DEFAULTS.species,
+    species: str | None = None,
     body_weight_kg: float | None = None,
     body_surface_m2: float | None = None,
     heat_effects: bool = True,
@@ -64,7 +64,7 @@ def build_arms(
         schedule: a file whose doses, heatings, radiation, imaging times and end replace all of
             these.
         heat_all: heat every arm.
-        species: of the subject.
+        species: of the subject; human if None.
         body_weight_kg: body weight, kg; None: the typical weight of the species.
         body_surface_m2: body surface, m2; None: follows from the body weight.
         heat_effects: effects of heating on pressure and vessel walls, besides release.
@@ -81,7 +81,7 @@ def build_arms(
     if schedule is None:
         tables: dict[str, Any] = {
             "subject": {
-                "species": species,
+                "species": species or "human",
                 "body_weight_kg": body_weight_kg,
                 "body_surface_m2": body_surface_m2,
             },
@@ -106,7 +106,7 @@ def build_arms(
                 "infusion_min": infusion_min != _DEFAULTS.infusion_min,
                 "heat": bool(heat),
                 "radiation": bool(radiation),
-                "species": species != _DEFAULTS.species,
+                "species": species is not None,
                 "body_weight_kg": body_weight_kg is not None,
                 "body_surface_m2": body_surface_m2 is not None,
             }
