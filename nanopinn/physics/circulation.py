@@ -56,17 +56,17 @@ class Circulation:
 
 @dataclass(frozen=True)
 class FreeDrugKinetics:
-    """Plasma kinetics of the free drug: three exponentials, by symbols of their parameters.
+    """Plasma kinetics of the free drug: a sum of exponentials, by symbols of their parameters.
 
     Attributes:
-        amplitudes: of the two faster phases, per dose; the third follows from the clearance.
-        rates: of all three phases.
+        amplitudes: of every phase but the last, per dose; the last follows from the clearance.
+        rates: of all phases; the last is the slowest.
         clearance: sets the area under the curve.
         per_kg: whether amplitudes are per dose over body weight, and clearance is per body weight.
     """
 
-    amplitudes: tuple[str, str]
-    rates: tuple[str, str, str]
+    amplitudes: tuple[str, ...]
+    rates: tuple[str, ...]
     clearance: str
     per_kg: bool = False
 
@@ -87,10 +87,10 @@ def free_drug_impulse_response(
 ) -> SumOfExponentials:
     """Impulse response of free doxorubicin in plasma, unbound and bound together, 1/m3.
 
-        C = (1/CL - A/alpha - B/beta) gamma
+        A_n = (1/CL - sum_{i<n} A_i/k_i) k_n
 
-    The slowest of the three amplitudes follows from the measured clearance, because it carries most
-    of the area and was the least certain.
+    The slowest of the amplitudes follows from the measured clearance, because it carries most of
+    the area and was the least certain.
 
     Args:
         values: of parameters by symbol, in place of the table's.
@@ -98,13 +98,14 @@ def free_drug_impulse_response(
         weight_kg: body weight of the subject, kg, for kinetics per body weight.
 
     References:
-        Robert 1982: A, B and the rates in humans. Gabizon 1994: CL in humans.
+        Robert 1982: A, B and their rates in humans. Gabizon 1994: CL in humans.
     """
     v = scalar_lookup(values)
-    A, B = (v(s) for s in kinetics.amplitudes)
-    alpha, beta, gamma = (v(s) for s in kinetics.rates)
-    C = (1 / v(kinetics.clearance) - A / alpha - B / beta) * gamma
-    found = SumOfExponentials((A, B, C), (alpha, beta, gamma))
+    amplitudes = [v(s) for s in kinetics.amplitudes]
+    rates = [v(s) for s in kinetics.rates]
+    faster = sum(A / k for A, k in zip(amplitudes, rates[:-1], strict=True))
+    amplitudes.append((1 / v(kinetics.clearance) - faster) * rates[-1])
+    found = SumOfExponentials(tuple(amplitudes), tuple(rates))
     if not kinetics.per_kg:
         return found
     assert weight_kg is not None

@@ -34,7 +34,7 @@ from nanopinn.physics.release import (
     combined_release_rate,
     triggered_release_rate,
 )
-from nanopinn.physics.species import Subject
+from nanopinn.physics.species import Subject, validate_carrier_volume
 
 #: Symbols of the quantities of a carrier in the tumour model.
 TISSUE_PARAMETER_SYMBOLS = {
@@ -60,6 +60,8 @@ class Formulation:
         circulations: of the carrier by species; none where one circulation is that of the study's
             subject.
         free_drug: plasma kinetics of free drug in the subject.
+        states_free_drug: whether the formulation's file states these kinetics, which then hold in
+            place of those of the species.
         weight_kg: body weight of the subject, kg; None if unknown.
         leak: release rate of the untriggered carrier, in plasma and in tissue, 1/s.
         triggers: release laws with the symbols of their parameters; the excesses of several laws
@@ -86,6 +88,7 @@ class Formulation:
     circulation: Circulation | None = None
     circulations: tuple[tuple[str, Circulation], ...] = ()
     free_drug: FreeDrugKinetics = HUMAN_FREE_DRUG
+    states_free_drug: bool = False
     weight_kg: float | None = None
     leak: str | None = None
     triggers: tuple[ReleaseTrigger, ...] = ()
@@ -118,7 +121,8 @@ class Formulation:
                 is the plasma volume, and measured curves replace those of its only loss, the leak.
 
         Raises:
-            InputError: the kinetics of the carrier are not known in the species.
+            InputError: the kinetics of the carrier are not known in the species, or its volume of
+                distribution is not possible in the subject.
         """
         species, circulation = subject.species, self.circulation
         if self.circulations:
@@ -137,10 +141,13 @@ class Formulation:
                     remedy="Measure them: give `plasma`, or describe the formulation in a file.",
                 )
             circulation = known[species.name]
+        if circulation is not None:
+            volume = circulation.volume_m3(self.with_own_values(), subject.weight_kg)
+            validate_carrier_volume(volume, subject, self.file)
         return replace(
             self,
             circulation=circulation,
-            free_drug=species.free_drug,
+            free_drug=self.free_drug if self.states_free_drug else species.free_drug,
             weight_kg=subject.weight_kg,
         )
 
@@ -235,12 +242,17 @@ class Formulation:
         return free.scaled(self.releasable_share * leaking)
 
     def leaked_fraction(self) -> float:
-        """Fraction of the drug that leaks from releasable carriers before these leave plasma."""
+        """Fraction of the drug that leaks from releasable carriers before these leave plasma.
+
+        The largest one where the plasma curve is stated by species.
+        """
         if self.circulation is None or self.leak is None:
             return 0.0
         own, weight = self.with_own_values(), self.weight_kg or 1.0  # the weight cancels
-        area = self.circulation.impulse_response(own, weight).area()
-        return scalar_lookup(own)(self.leak) * self.circulation.volume_m3(own, weight) * area
+        return scalar_lookup(own)(self.leak) * max(
+            c.volume_m3(own, weight) * c.impulse_response(own, weight).area()
+            for c in (self.circulation, *(c for _, c in self.circulations))
+        )
 
     def plasma(self, doses: Sequence[Dose], values: Values | None = None) -> PlasmaDrug:
         """Drug in plasma after a series of doses.

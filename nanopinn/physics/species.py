@@ -15,6 +15,10 @@ from nanopinn.physics.circulation import HUMAN_FREE_DRUG, FreeDrugKinetics
 
 #: A dose over body weight beyond the range of its species by this factor is refused.
 DOSE_RANGE_FACTOR = 10.0
+#: Smallest and largest volume of distribution of a carrier, in plasma volumes of the subject.
+#: Carriers of more than a few nanometres stay near one; a unit wrong by a factor of 1,000, or the
+#: volume of another species, lies outside.
+CARRIER_VOLUME_RANGE = (1 / 3, 100.0)
 #: A body weight beyond the range of its species by this factor is refused.
 WEIGHT_RANGE_FACTOR = 3.0
 
@@ -30,7 +34,6 @@ class Species:
         surface: Meeh's constant k of the body surface ``k W^(2/3)``, m2 with W in kg.
         haematocrit: of large vessels.
         plasma_volume: m3 per kg of body weight.
-        body_temperature: K.
         dose: dose of doxorubicin over body weight, kg/kg, with the range of doses that are given.
         arterial_input: population curve of the contrast agent that is measured in the species.
     """
@@ -41,42 +44,54 @@ class Species:
     surface: str
     haematocrit: str
     plasma_volume: str
-    body_temperature: str
     dose: str
     arterial_input: str
 
 
-def _rodent(name: str) -> Species:
-    """A species whose kinetics are measured per body weight."""
-    free = FreeDrugKinetics(
-        (f"A_dox_{name}", f"B_dox_{name}"),
-        (f"alpha_dox_{name}", f"beta_dox_{name}", f"gamma_dox_{name}"),
-        f"CL_dox_{name}",
-        per_kg=True,
-    )
-    weight, surface, haematocrit, plasma, temperature, dose = (
-        f"{s}_{name}" for s in ("weight", "Meeh", "Hct", "Vp_body", "T_body", "dose_dox")
-    )
-    return Species(name, free, weight, surface, haematocrit, plasma, temperature, dose, "mcgrath")
-
-
-#: Every species by its name.
+#: Every species by its name. Kinetics of rodents are measured per body weight.
 SPECIES: dict[str, Species] = {
     s.name: s
     for s in (
         Species(
             "human",
             HUMAN_FREE_DRUG,
-            "weight_human",
-            "Meeh_human",
-            "Hct",
-            "Vp_body_human",
-            "T_body",
-            "dose_dox_human",
+            weight="weight_human",
+            surface="Meeh_human",
+            haematocrit="Hct",
+            plasma_volume="Vp_body_human",
+            dose="dose_dox_human",
             arterial_input="parker",
         ),
-        _rodent("mouse"),
-        _rodent("rat"),
+        Species(
+            "mouse",
+            FreeDrugKinetics(
+                ("A_dox_mouse", "B_dox_mouse"),
+                ("alpha_dox_mouse", "beta_dox_mouse", "gamma_dox_mouse"),
+                "CL_dox_mouse",
+                per_kg=True,
+            ),
+            weight="weight_mouse",
+            surface="Meeh_mouse",
+            haematocrit="Hct_mouse",
+            plasma_volume="Vp_body_mouse",
+            dose="dose_dox_mouse",
+            arterial_input="mcgrath",
+        ),
+        Species(
+            "rat",
+            FreeDrugKinetics(
+                ("A_dox_rat",),
+                ("alpha_dox_rat", "gamma_dox_rat"),
+                "CL_dox_rat",
+                per_kg=True,
+            ),
+            weight="weight_rat",
+            surface="Meeh_rat",
+            haematocrit="Hct_rat",
+            plasma_volume="Vp_body_rat",
+            dose="dose_dox_rat",
+            arterial_input="mcgrath",
+        ),
     )
 }
 
@@ -114,6 +129,36 @@ class Subject:
     surface_m2: float
     weight_is_stated: bool = True
     surface_is_stated: bool = False
+
+    @property
+    def plasma_volume_m3(self) -> float:
+        """Typical plasma volume at the body weight, m3."""
+        return value(self.species.plasma_volume) * self.weight_kg
+
+
+def validate_carrier_volume(volume_m3: float, subject: Subject, path: Path | None = None) -> None:
+    """Check that a carrier's volume of distribution is possible in a subject.
+
+    Args:
+        volume_m3: volume of distribution, m3.
+        subject: of the study.
+        path: file that states the volume, in errors.
+
+    Raises:
+        InputError: the volume is far from the plasma volume of the subject.
+    """
+    low, high = (f * subject.plasma_volume_m3 for f in CARRIER_VOLUME_RANGE)
+    if not low <= volume_m3 <= high:
+        name, weight = subject.species.name, subject.weight_kg
+        raise InputError(
+            f"the carrier's volume of distribution is not possible in a {name} of {weight:.3g} kg",
+            file=path,
+            field="circulation.volume",
+            found=f"{volume_m3:.3g} m3",
+            expected=f"{low:.2g} to {high:.2g} m3; the plasma volume is about "
+            f"{subject.plasma_volume_m3:.2g} m3",
+            remedy="Check the unit and the species, or give the volume in m**3/kg.",
+        )
 
 
 def describe_subject(

@@ -12,7 +12,7 @@ from torch import Tensor
 from nanopinn.parameters import PARAMETERS, Number, QuantitySpecification, value
 from nanopinn.physics.drug_pools import DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation import Formulation
-from nanopinn.physics.formulation_library import parse_formulation
+from nanopinn.physics.formulation_file import parse_formulation
 from nanopinn.physics.release import (
     RELEASE_LAWS,
     ReleaseConditions,
