@@ -225,17 +225,17 @@ def validate_dose(
     row = PARAMETERS[subject.species.dose]
     assert row.low is not None
     assert row.high is not None
-    low, high = row.low / DOSE_RANGE_FACTOR, row.high * DOSE_RANGE_FACTOR
-    per_weight = amount_kg / subject.weight_kg
-    if not low <= per_weight <= high:
-        weight = f"a {subject.species.name} of {subject.weight_kg:.3g} kg"
+    weight, name = subject.weight_kg, subject.species.name
+    low, high = row.low * weight, row.high * weight
+    least, most = low / DOSE_RANGE_FACTOR, high * DOSE_RANGE_FACTOR
+    if not least <= amount_kg <= most:
         raise InputError(
-            "the dose of doxorubicin is not plausible",
+            f"the dose of doxorubicin is not plausible for a {name}",
             file=path,
             field=field,
-            found=f"{found}, which is {per_weight / MG:.3g} mg/kg for {weight}",
-            expected=f"{low / MG:.2g} to {high / MG:.3g} mg/kg; "
-            f"{row.low / MG:.2g} to {row.high / MG:.2g} mg/kg are usual",
-            remedy="Check the unit of the dose, the species and the body weight.",
+            found=f"{found}, {amount_kg / weight / MG:.3g} mg/kg for {weight:.3g} kg",
+            expected=f"{low / MG:.3g} to {high / MG:.3g} mg are usual, {least / MG:.3g} to"
+            f" {most / MG:.3g} mg are accepted",
+            remedy="Check the unit, which is mg, the species and the body weight.",
         )
     return amount_kg
