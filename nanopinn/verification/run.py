@@ -7,6 +7,7 @@ from collections.abc import Callable
 from nanopinn.verification import flow_cases as flow
 from nanopinn.verification import krogh_cases as krogh
 from nanopinn.verification import manufactured_cases as manufactured
+from nanopinn.verification import plasma_cases as plasma
 from nanopinn.verification import pool_cases as microscale
 from nanopinn.verification import pool_cases as pools
 from nanopinn.verification import treatment_cases as arms
@@ -35,7 +36,7 @@ CASES: tuple[Callable[[], list[VerificationCase]], ...] = (
     manufactured.transport_order,
     manufactured.time_order,
     treatment.hot_release,
-    treatment.plasma_brackets,
+    plasma.plasma_cases,
     treatment.partition_at_equilibrium,
     arms.reference_runs,
     arms.published_ratios,
@@ -44,7 +45,7 @@ CASES: tuple[Callable[[], list[VerificationCase]], ...] = (
 PUBLISHED: tuple[Callable[[], list[VerificationCase]], ...] = (
     flow.sphere_in_tissue,
     krogh.doxorubicin_half_distance,
-    treatment.plasma_brackets,
+    plasma.plasma_cases,
     arms.reference_runs,
     arms.published_ratios,
 )

@@ -1,5 +1,4 @@
-"""Treatments: plasma curves, release in heated vessels, cells at equilibrium, and arms (V6, V8, PK,
-REF, TX).
+"""Treatments: release in heated vessels, cells at equilibrium, and arms (V6, V8, REF, TX).
 
 Arms around one vessel are matched for dose, tissue and time, and compared with reference runs of
 other code and with published ratios.
@@ -38,40 +37,6 @@ from nanopinn.solvers.krogh_geometry import KroghCylinders
 from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.operator import Interval
 from nanopinn.verification.case import VerificationCase
-
-DRUMMOND = "Gabizon 1994 as tabulated in Drummond 1999"
-
-
-def _in_bracket(
-    name: str, quantity: str, observed: float, low: float, high: float
-) -> VerificationCase:
-    """A value that must lie in a published bracket."""
-    bracket = f"{quantity}, bracket {low:g} to {high:g}"
-    return VerificationCase(
-        "PK", name, bracket, observed, (low + high) / 2, (high - low) / 2, DRUMMOND
-    )
-
-
-def plasma_brackets() -> list[VerificationCase]:
-    """PK: half-life, AUC and clearance of PLD, and AUC of free drug, at 50 mg/m2 (90 mg)."""
-    per_kg = 1e3 / HOUR  # kg s/m3 in mg h/L
-    encapsulated, free = PEGYLATED.plasma(DOSE).encapsulated, FREE.plasma(DOSE).free
-    late = torch.tensor([100.0, 200.0], dtype=torch.float64) * HOUR
-    C = encapsulated(late)
-    half_life = float(100.0 * math.log(2) / torch.log(C[0] / C[1]))
-    area = encapsulated.area() * per_kg
-    return [
-        _in_bracket("PLD in plasma", "terminal half-life, h", half_life, 29, 74),
-        _in_bracket("PLD in plasma", "AUC, mg h/L (published mean 902)", area, 335, 2497),
-        _in_bracket("PLD in plasma", "clearance, L/h", 90 / area, 0.03, 0.24),
-        _in_bracket(
-            "free drug in plasma",
-            "AUC, mg h/L (published mean 3.5)",
-            free.area() * per_kg,
-            2.6,
-            6.0,
-        ),
-    ]
 
 
 def hot_release() -> list[VerificationCase]:

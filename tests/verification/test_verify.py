@@ -75,6 +75,6 @@ def test_heat_gain_and_ranking_of_arms_are_as_published(
 
 def test_published_values_can_be_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        verify, "PUBLISHED", (verify.treatment.hot_release, verify.treatment.plasma_brackets)
+        verify, "PUBLISHED", (verify.treatment.hot_release, verify.plasma.plasma_cases)
     )
     assert {c.id for c in run_verification(published=True)} == {"PK"}
