@@ -237,10 +237,11 @@ class Treatment:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files that state the formulations."""
-        return tuple(
-            dict.fromkeys(g.formulation.file for g in self.doses if g.formulation.file is not None)
-        )
+        """Files that state the formulations and the measured drug in plasma."""
+        stated = [g.formulation.file for g in self.doses if g.formulation.file is not None]
+        if self.measured_plasma is not None:
+            stated.append(Path(self.measured_plasma.file))
+        return tuple(dict.fromkeys(stated))
 
     @property
     def heating_intervals_s(self) -> tuple[tuple[float, float], ...]:

@@ -5,12 +5,18 @@ subject is not fully described.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nanopinn.errors import InputError
-from nanopinn.parameters import MG
+from nanopinn.parameters import MG, value
+from nanopinn.physics.measured_plasma import (
+    check_measured_plasma,
+    check_plasma_quantities,
+    read_plasma,
+)
 from nanopinn.physics.species import SPECIES, Subject, describe_subject, validate_dose
-from nanopinn.physics.treatment import GivenDose
+from nanopinn.physics.treatment import GivenDose, Treatment
 from nanopinn.settings import DoseAmount
 
 
@@ -155,3 +161,44 @@ def require_single_carrier(doses: Sequence[GivenDose], path: Path | None) -> Non
             found=" and ".join(carriers),
             remedy="Write one schedule for each carrier, and study them one by one.",
         )
+
+
+def with_measured_plasma(
+    treatment: Treatment, path: Path | None, first_image_s: float | None = None
+) -> Treatment:
+    """The treatment with drug in plasma as it was measured, in place of the population's curve.
+
+    Args:
+        treatment: with the doses.
+        path: of the measured concentrations; None: the treatment is unchanged.
+        first_image_s: time of the first drug image after the first dose, s; None without images.
+
+    Raises:
+        InputError: the file cannot be read, does not suit the formulation, is not plausible for
+            the dose, or begins after the first image.
+    """
+    if path is None:
+        return treatment
+    if not treatment.doses:
+        raise InputError(
+            "drug in plasma is measured, but none is given",
+            file=path,
+            field="plasma",
+            remedy="Add a dose, or leave out `plasma`.",
+        )
+    subject, doses = treatment.subject, [g.dose for g in treatment.doses]
+    measured = read_plasma(path, value(subject.species.haematocrit))
+    check_plasma_quantities(measured, tuple(g.formulation for g in treatment.doses))
+    carrier = treatment.carrier
+    known = (
+        carrier is None
+        or not carrier.circulations
+        or subject.species.name in dict(carrier.circulations)
+    )
+    population = treatment.plasma() if known else None
+    check_measured_plasma(measured, doses, subject, population, first_image_s)
+    return replace(
+        treatment,
+        measured_plasma=measured,
+        assumptions=(*treatment.assumptions, *measured.describe(doses)),
+    )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +31,7 @@ from nanopinn.studies.dosing import (
     describe_subject_assumptions,
     dose_amount_kg,
     require_single_carrier,
+    with_measured_plasma,
 )
 
 
@@ -104,6 +105,7 @@ class _Subject(_Table):
     species: str | None = None
     body_weight_kg: TomlNumber | None = Field(default=None, gt=0)
     body_surface_m2: TomlNumber | None = Field(default=None, gt=0)
+    plasma: Path | None = None
 
 
 class _Dose(_Table):
@@ -148,18 +150,25 @@ class _File(_Table):
     subject: _Subject = Field(_Subject(), validation_alias=AliasChoices("subject", "patient"))
 
 
-def read_schedule(path: Path) -> Treatment:
-    """Read a schedule; files of thermometry and formulations are relative to its folder.
+def read_schedule(
+    path: Path, *, plasma: Path | None = None, first_image_s: float | None = None
+) -> Treatment:
+    """Read a schedule; files that it names are relative to its folder.
 
     Args:
         path: of the file.
+        plasma: measured drug in plasma, in place of that of the schedule.
+        first_image_s: time of the first drug image after the first dose, s, by which a measured
+            plasma curve has to begin.
 
     Raises:
         InputError: the file cannot be read; an entry is unknown, missing or out of range; a
             formulation is unknown or has no known kinetics in the species; a dose is not plausible;
             two heatings overlap; an event is after the end; or nothing is given.
     """
-    return treatment_from_tables(read_schedule_tables(path), path)
+    return treatment_from_tables(
+        read_schedule_tables(path), path, plasma=plasma, first_image_s=first_image_s
+    )
 
 
 def read_schedule_tables(path: Path) -> dict[str, Any]:
@@ -175,14 +184,22 @@ def read_schedule_tables(path: Path) -> dict[str, Any]:
 
 
 def treatment_from_tables(
-    tables: Mapping[str, Any], path: Path | None, formulation: Formulation | None = None
+    tables: Mapping[str, Any],
+    path: Path | None,
+    formulation: Formulation | None = None,
+    *,
+    plasma: Path | None = None,
+    first_image_s: float | None = None,
 ) -> Treatment:
     """Build the treatment that the tables of a schedule describe.
 
     Args:
         tables: of the schedule.
         path: of the file, for errors and relative paths; None for tables without a file.
-        formulation: of every dose, in place of those of the tables.
+        formulation: of every dose, in place of those of the tables. Measured drug in plasma is then
+            not used, because it is that of another formulation.
+        plasma: measured drug in plasma, in place of that of the tables.
+        first_image_s: time of the first drug image after the first dose, s.
 
     Raises:
         InputError: as :func:`read_schedule`.
@@ -210,10 +227,11 @@ def treatment_from_tables(
     subject = build_subject(
         stated.species, stated.body_weight_kg, stated.body_surface_m2, path=path
     )
-    doses = tuple(
-        _build_dose(d, subject, stated.species is not None, i, path, formulation)
-        for i, d in enumerate(given.dose)
-    )
+    if plasma is None and stated.plasma is not None:
+        plasma = (Path() if path is None else path.parent) / stated.plasma
+    plasma = None if formulation is not None else plasma
+    context = _DoseContext(subject, stated.species is not None, plasma is not None, path)
+    doses = tuple(_build_dose(d, context, i, formulation) for i, d in enumerate(given.dose))
     require_single_carrier(doses, path)
     treatment = Treatment(
         doses=doses,
@@ -232,7 +250,7 @@ def treatment_from_tables(
         ),
     )
     _require_events_before_end(treatment, path)
-    return treatment
+    return with_measured_plasma(treatment, plasma, first_image_s)
 
 
 def _format_location(location: tuple[int | str, ...]) -> str:
@@ -244,15 +262,20 @@ def _format_location(location: tuple[int | str, ...]) -> str:
     return "".join(words)
 
 
+@dataclass(frozen=True)
+class _DoseContext:
+    """The subject of the doses, and the file that states them."""
+
+    subject: Subject
+    species_is_stated: bool
+    plasma_is_measured: bool
+    path: Path | None
+
+
 def _build_dose(
-    d: _Dose,
-    subject: Subject,
-    species_is_stated: bool,
-    index: int,
-    path: Path | None,
-    formulation_override: Formulation | None,
+    d: _Dose, context: _DoseContext, index: int, formulation_override: Formulation | None
 ) -> GivenDose:
-    field = f"dose {index + 1}"
+    path, field = context.path, f"dose {index + 1}"
     folder = Path() if path is None else path.parent
     what = formulation_override or find_formulation(
         d.formulation, folder, file=path, field=f"{field}.formulation"
@@ -263,13 +286,14 @@ def _build_dose(
     )
     amount = dose_amount_kg(
         given,
-        subject,
-        species_is_stated=species_is_stated,
+        context.subject,
+        species_is_stated=context.species_is_stated,
         field="dose" if path is None else f"{field}.{stated}",
         path=path,
     )
     return GivenDose(
-        what.in_subject(subject), Dose(d.start_h * HOUR, amount, d.infusion_min * MINUTE)
+        what.in_subject(context.subject, plasma_is_measured=context.plasma_is_measured),
+        Dose(d.start_h * HOUR, amount, d.infusion_min * MINUTE),
     )
 
 

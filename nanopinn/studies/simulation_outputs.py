@@ -339,8 +339,11 @@ def _format_heating(h: Heating) -> str:
 
 
 def _notes(t: Treatment) -> list[str]:
+    measured = t.measured_plasma is not None
     notes = [
-        (
+        "Drug that leaves the tumour does not return to the plasma."
+        if measured
+        else (
             "Plasma kinetics are those of the population in the parameter table; drug that leaves"
             " the tumour does not return to the plasma."
         ),

@@ -16,7 +16,12 @@ from nanopinn.physics.plasma import Dose
 from nanopinn.physics.species import Subject
 from nanopinn.physics.treatment import GivenDose, RadiationCourse, Treatment
 from nanopinn.settings import EXAMPLE_STUDY, DoseAmount, StudySettings, parse_dose
-from nanopinn.studies.dosing import build_subject, describe_subject_assumptions, dose_amount_kg
+from nanopinn.studies.dosing import (
+    build_subject,
+    describe_subject_assumptions,
+    dose_amount_kg,
+    with_measured_plasma,
+)
 from nanopinn.studies.schedule import find_formulation, read_schedule
 
 #: Setting that each key of a drug image's sidecar states; ``BodyWeight`` is in kg, ``BodySurface``
@@ -61,8 +66,13 @@ def study_treatment(
             other, a value cannot be used, or a schedule is given beside other settings.
     """
     stated = _collect_facts(settings, facts)
+    times = [float(t) for side in facts if is_number(t := side.get("TimeAfterDose"))]
+    first_image_s = min(times, default=None)
     if settings.schedule is not None:
-        return _scheduled_treatment(settings.schedule, stated, last_image_s)
+        found = read_schedule(
+            settings.schedule, plasma=settings.plasma, first_image_s=first_image_s
+        )
+        return _scheduled_treatment(found, settings.schedule, stated, last_image_s)
     if not facts and not stated:
         return None
     uncalibrated = bool(facts) and all(side.get("Units") not in DRUG_UNITS for side in facts)
@@ -86,8 +96,9 @@ def study_treatment(
     per_surface = "drug_dose" in stated and stated["drug_dose"].content.mg_per_m2 is not None
     infusion = stated["infusion_min"].content if "infusion_min" in stated else 0.0
     dose = Dose(0.0, amount, infusion * MINUTE)
-    return Treatment(
-        doses=(GivenDose(formulation.in_subject(subject), dose),),
+    known = formulation.in_subject(subject, plasma_is_measured=settings.plasma is not None)
+    treatment = Treatment(
+        doses=(GivenDose(known, dose),),
         heatings=(),
         radiation=RadiationCourse(),
         images_s=(),
@@ -99,6 +110,7 @@ def study_treatment(
             *describe_subject_assumptions(subject, species is not None, [per_surface]),
         ),
     )
+    return with_measured_plasma(treatment, settings.plasma, first_image_s)
 
 
 def example_settings(settings: StudySettings) -> StudySettings:
@@ -226,9 +238,10 @@ def _amount_kg(dose: DoseAmount, subject: Subject, species_is_stated: bool) -> f
     return dose_amount_kg(dose, subject, species_is_stated=species_is_stated, field="drug_dose")
 
 
-def _scheduled_treatment(path: Path, stated: Mapping[str, _Fact], last_image_s: float) -> Treatment:
+def _scheduled_treatment(
+    found: Treatment, path: Path, stated: Mapping[str, _Fact], last_image_s: float
+) -> Treatment:
     """The treatment of a schedule file, which sidecars of drug images must not contradict."""
-    found = read_schedule(path)
     if not found.doses:
         raise InputError(
             "the schedule has no dose",

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from nanopinn.errors import InputError
+from nanopinn.physics.species import describe_subject
 from nanopinn.settings import DoseAmount, FractionSpec, HeatingSpec
 from nanopinn.studies.arms.arm_specs import Arm, build_arms
 from tests.variants import for_each
@@ -32,11 +33,11 @@ def test_arms_are_dose_matched_and_differ_in_the_formulation() -> None:
         (given,) = a.treatment.doses
         assert given.formulation.short_name == a.name
         assert (given.dose.start_s, given.dose.infusion_s) == (0.0, 0.0)
-        assert given.dose.amount_kg == pytest.approx(90e-6, rel=1e-3)
+        assert given.dose.amount_kg == pytest.approx(50e-6 * describe_subject().surface_m2)
         assert a.treatment.radiation.events() == (86400.0,)
         assert a.treatment.images_s == (3600.0, 14400.0, 86400.0, 172800.0, 259200.0)
-    assert any("same doxorubicin: 90 mg at 0 h as a bolus" in s for s in said)
-    assert any("1.8 m2" in s and "(assumed)" in s for s in said)
+    assert any("same doxorubicin: 88.7 mg at 0 h as a bolus" in s for s in said)
+    assert any("1.77 m2" in s and "(assumed)" in s for s in said)
 
 
 def test_only_heat_sensitive_arms_are_heated_and_this_is_stated() -> None:
@@ -141,8 +142,8 @@ def heating(temperature_C: float, minutes: float, **given: float) -> HeatingSpec
         ({"names": []}, ["no arm", "arms"]),
         ({"names": ["tsl", "doxil"]}, ["arms", "doxil", "pegylated (pld)", ".toml"]),
         ({"names": ["tsl", "thermosensitive"]}, ["twice", "thermosensitive"]),
-        ({"dose": DoseAmount(amount_mg=50000)}, ["50000 mg", "mg/kg are usual", "unit"]),
-        ({"dose": DoseAmount(mg_per_m2=0.05)}, ["0.05 mg/m2", "mg/kg are usual"]),
+        ({"dose": DoseAmount(amount_mg=50000)}, ["50000 mg", "are usual", "unit"]),
+        ({"dose": DoseAmount(mg_per_m2=0.05)}, ["0.05 mg/m2", "are usual"]),
         ({"dose": DoseAmount(amount_mg=-50)}, ["amount_mg", "-50"]),
         ({"dose": DoseAmount()}, ["amount_mg", "either"]),
         ({"heat": [heating(70, 60)]}, ["temperature_C", "70", "60"]),

@@ -93,6 +93,46 @@ def test_plans_have_an_example_where_nothing_is_given() -> None:
     assert example_settings(mouse).formulation is None
 
 
+PLASMA = "time_h\ttotal_plasma_ug/mL\n0.25\t100\n6\t70\n24\t30\n48\t10\n"
+
+
+def test_measured_plasma_replaces_the_curve_of_the_population(tmp_path: Path) -> None:
+    (tmp_path / "plasma.tsv").write_text(PLASMA)
+    (tmp_path / "s.toml").write_text(
+        '[subject]\nspecies = "mouse"\nplasma = "plasma.tsv"\n[[dose]]\nformulation = "pld"\n'
+        "start_h = 0\nmg_per_kg = 5\n[run]\nend_h = 24\n"
+    )
+    t = torch.tensor([24 * 3600.0], dtype=torch.float64)
+    for given in ({**MOUSE, "plasma": tmp_path / "plasma.tsv"}, {"schedule": tmp_path / "s.toml"}):
+        found = study_treatment(StudySettings(**given), [IMAGE], 24 * 3600.0)
+        assert found is not None
+        plasma = found.plasma()
+        total = float(plasma.encapsulated(t) + plasma.free(t))
+        assert total == pytest.approx(0.030, rel=1e-3)
+        assert found.files == (tmp_path / "plasma.tsv",)
+        assert any("measured at 4 times" in s for s in found.assumptions)
+
+
+@for_each(
+    "text, given, words",
+    [
+        (PLASMA.replace("ug/mL", "ng/mL"), {}, ["plasma.tsv", "not plausible", "unit"]),
+        (PLASMA.replace("0.25", "1.25"), {}, ["plasma.tsv", "start after the first drug image"]),
+        (PLASMA.replace("total", "released"), {}, ["plasma.tsv", "does not suit", "encapsulated"]),
+        (PLASMA, {"formulation": "free"}, ["plasma.tsv", "not plausible"]),
+    ],
+)
+def test_measured_plasma_that_does_not_fit_is_refused(
+    tmp_path: Path, text: str, given: dict[str, Any], words: list[str]
+) -> None:
+    (tmp_path / "plasma.tsv").write_text(text)
+    settings = StudySettings(**{**MOUSE, **given, "plasma": tmp_path / "plasma.tsv"})
+    with pytest.raises(InputError) as refused:
+        study_treatment(settings, [IMAGE], 24 * 3600.0)
+    for word in words:
+        assert word in str(refused.value), str(refused.value)
+
+
 def without(*names: str) -> dict[str, Any]:
     return {n: v for n, v in MOUSE.items() if n not in names}
 

@@ -116,6 +116,12 @@ def build_arms(
             f"Doses, heating and radiation are those of {schedule.name}; its formulation is"
             " replaced by that of each arm."
         ]
+        subject = tables.get("subject")
+        if isinstance(subject, dict) and "plasma" in subject:
+            notes.append(
+                "Drug in plasma that was measured is not used, because it is that of another"
+                " formulation."
+            )
     arms = tuple(Arm(f.short_name, _treatment(tables, schedule, f, heat_all)) for f in formulations)
     _require_heat_sensitive_arm(formulations, bool(tables.get("heat")), heat_all)
     return arms, (
