@@ -108,7 +108,9 @@ def fit(
         progress: called as ``progress(stage, share done in 0..1, numbers)``.
         **choices: as in :func:`maps`, ``drug`` (post-dose images, each with ``TimeAfterDose``,
             ``Quantity``, ``NoiseSD`` and ``Units``), and fields of
-            :class:`~nanopinn.settings.FitSettings` (``engine``, ``preset``, ``seed``, ...).
+            :class:`~nanopinn.settings.FitSettings` (``engine``, ``preset``, ``seed``, ...). Drug
+            images need the ``formulation`` and ``drug_dose`` (``"5mg/kg"`` with ``species``), or a
+            ``schedule``, unless their sidecars state them.
 
     Returns:
         The imaging maps and the checked fit.
@@ -209,7 +211,8 @@ def _imaging_inputs(
     facts |= {n: choices.pop(n) for n in ACQUISITION_ARGUMENTS if n in choices}
     known = {f.name for f in fields(ImagingInputs)}
     if unknown := sorted(set(choices) - known):
-        raise TypeError(f"unknown arguments: {', '.join(unknown)}")
+        hint = "; give contrast_dose or drug_dose" if "dose" in unknown else ""
+        raise TypeError(f"unknown arguments: {', '.join(unknown)}{hint}")
     overrides = {ACQUISITION_ARGUMENTS[n]: v for n, v in facts.items() if v is not None}
     overrides |= dict(choices.pop("overrides", {}))
     choices |= {n: _as_tuple(choices[n]) for n in ("vfa", "ir", "drug") if n in choices}

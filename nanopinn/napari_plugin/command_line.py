@@ -18,6 +18,11 @@ _OPTIONS = {
     "model": "--model",
     "smooth": "--smooth",
 }
+#: Options of settings that are not named as their option.
+_SETTINGS = {
+    "body_weight_kg": "--body-weight",
+    "infusion_min": "--infusion",
+}
 _OVERRIDES = {
     "RepetitionTime": "--frame-spacing",
     "RepetitionTimeExcitation": "--tr",
@@ -45,7 +50,7 @@ def format_command_line(request: Mapping[str, Any], out: str) -> str:
         words += [_OVERRIDES[key], repr(value)]
     settings = request.get("settings", {"device": request.get("device", "auto")})
     for name, value in settings.items():
-        words += _format_option(f"--{name.replace('_', '-')}", value)
+        words += _format_option(_SETTINGS.get(name, f"--{name.replace('_', '-')}"), value)
     return shlex.join([*words, "--out", out])
 
 
@@ -71,6 +76,8 @@ def _simulate(request: Mapping[str, Any]) -> list[str]:
     ]
     for option, name in (("--heat", "heat"), ("--radiation", "radiation")):
         words += [option, ",".join(s[name])] if s[name] else []
+    for name in ("species", "body_weight_kg"):
+        words += _format_option(_SETTINGS.get(name, f"--{name}"), s.get(name))
     words += [
         "--end",
         f"{s['end_h']:g}",

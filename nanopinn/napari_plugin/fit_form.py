@@ -26,6 +26,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from nanopinn.napari_plugin.notify import notify_errors
+from nanopinn.napari_plugin.treatment_form import TreatmentForm
 from nanopinn.napari_plugin.worker import ConvergencePlots, RunBar
 
 if TYPE_CHECKING:
@@ -56,8 +58,9 @@ class FitTab(QWidget):
             label.setBuddy(self.boxes[name])
             grid.addWidget(label, 0, column)
             grid.addWidget(self.boxes[name], 1, column)
+        self.treatment = TreatmentForm()
         self.button = QPushButton("Run &fit")
-        self.button.clicked.connect(lambda: self.requested.emit(self.settings()))
+        self.button.clicked.connect(self._request)
         self.bar, self.traces = RunBar(), ConvergencePlots()
         self.banner, self.message_label, self.table = QLabel(""), QLabel(""), ParameterTable()
         for label in (self.banner, self.message_label):
@@ -66,14 +69,24 @@ class FitTab(QWidget):
         self.banner.hide()
         whole = QVBoxLayout(self)
         whole.addLayout(grid)
+        whole.addWidget(self.treatment)
         for w in (self.button, self.bar, self.traces, self.banner, self.message_label):
             whole.addWidget(w)
         whole.addWidget(self.table, 1)
         self.table.setMinimumHeight(200)
 
     def settings(self) -> dict[str, Any]:
-        """Settings for :class:`nanopinn.FitSettings`."""
-        return {name: box.currentData() for name, box in self.boxes.items()}
+        """Settings for :class:`nanopinn.FitSettings`.
+
+        Raises:
+            InputError: A field is no number.
+        """
+        choices = {name: box.currentData() for name, box in self.boxes.items()}
+        return choices | self.treatment.settings()
+
+    def _request(self) -> None:
+        with notify_errors("The fit"):
+            self.requested.emit(self.settings())
 
     def choose(self, **settings: str) -> None:
         """Choose settings as the user does."""

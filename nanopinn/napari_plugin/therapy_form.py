@@ -23,6 +23,8 @@ from qtpy.QtWidgets import (
 
 from nanopinn.errors import InputError
 from nanopinn.napari_plugin.layers import ARM_QUANTITIES, ClusterCurves, read_cluster_curves
+from nanopinn.napari_plugin.notify import notify_errors
+from nanopinn.napari_plugin.treatment_form import SpeciesBox, parse_number
 from nanopinn.napari_plugin.voxel_chart import COLOURS, Chart, Line
 from nanopinn.napari_plugin.worker import RunBar
 
@@ -33,7 +35,7 @@ ARM_DESCRIPTIONS = {
     "ph": "pH-sensitive liposome",
 }
 _FIELDS = (
-    ("&Dose", "dose", "50mg/m2", "for every arm, such as 50mg/m2 or 90mg"),
+    ("&Dose", "dose", "50mg/m2", "for every arm, such as 50mg/m2, 5mg/kg or 90mg"),
     ("&Heating", "heat", "42:60", "degC:minutes@start in h, such as 42:60@0.5; empty: none"),
     ("&Radiation", "radiation", "", "Gy@hours, such as 5@24; empty: none"),
 )
@@ -68,10 +70,14 @@ class TherapyTab(QWidget):
         self.draws.setToolTip(
             "draws from the posterior of the fit and the priors of the other inputs"
         )
+        self.species, self.weight = SpeciesBox("of the fit"), QLineEdit()
+        self.weight.setPlaceholderText("kg; typical of the species")
+        form.addRow("Species", self.species)
+        form.addRow("Body weight (kg)", self.weight)
         form.addRow("&Until (h)", self.end)
         form.addRow("Dra&ws", self.draws)
         self.button = QPushButton("Compare &arms")
-        self.button.clicked.connect(lambda: self.requested.emit(self.settings()))
+        self.button.clicked.connect(self._request)
         self.bar = RunBar()
         self.quantity_box = QComboBox()
         # the longest name would otherwise make the tab wider than the panel
@@ -111,12 +117,21 @@ class TherapyTab(QWidget):
         self.quantity_box.setEnabled(False)
 
     def settings(self) -> dict[str, Any]:
-        """Settings for :class:`nanopinn.settings.ComparisonSettings`."""
+        """Settings for :class:`nanopinn.settings.ComparisonSettings`.
+
+        Raises:
+            InputError: A field is no number.
+        """
         texts = {
             name: [t.strip() for t in line.text().split(",") if t.strip()]
             for name, line in self.fields.items()
         }
+        subject = {
+            "species": self.species.currentData(),
+            "body_weight_kg": parse_number(self.weight.text().strip(), "'Body weight'"),
+        }
         return {
+            **{name: value for name, value in subject.items() if value is not None},
             "arms": [name for name, box in self.arms.items() if box.isChecked()],
             "dose": ",".join(texts["dose"]),
             "heat": texts["heat"],
@@ -126,6 +141,10 @@ class TherapyTab(QWidget):
             "heating_min": [],
             "sensitivity": False,
         }
+
+    def _request(self) -> None:
+        with notify_errors("The comparison"):
+            self.requested.emit(self.settings())
 
     def show_result(self, folder: Path) -> None:
         """Show the conclusions and the penetration curves of a comparison.
