@@ -35,7 +35,7 @@ class Species:
         haematocrit: of large vessels.
         plasma_volume: m3 per kg of body weight.
         dose: dose of doxorubicin over body weight, kg/kg, with the range of doses that are given.
-        arterial_input: population curve of the contrast agent that is measured in the species.
+        arterial_input: name of the population curve of the contrast agent for the species.
     """
 
     name: str
@@ -75,7 +75,7 @@ SPECIES: dict[str, Species] = {
             haematocrit="Hct_mouse",
             plasma_volume="Vp_body_mouse",
             dose="dose_dox_mouse",
-            arterial_input="mcgrath",
+            arterial_input="preclinical",
         ),
         Species(
             "rat",
@@ -90,7 +90,7 @@ SPECIES: dict[str, Species] = {
             haematocrit="Hct_rat",
             plasma_volume="Vp_body_rat",
             dose="dose_dox_rat",
-            arterial_input="mcgrath",
+            arterial_input="preclinical",
         ),
     )
 }
