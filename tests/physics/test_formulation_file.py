@@ -159,7 +159,7 @@ def test_two_formulation_files_of_one_name_are_refused(tmp_path: Path) -> None:
         (
             'value = 3e-6, unit = "1/s", low = 1e-6, high = 4e-6',
             'value = 3e-4, unit = "1/s"',
-            ["leak", "exceeds the total elimination", "60 times its dose"],
+            ["leak", "exceeds the total elimination", "63.5 times its dose"],
         ),
         (
             'prior = "normal(0.7)"',
