@@ -223,6 +223,8 @@ class SimulationSettings(BaseModel):
         rim_mm: refine only voxels within this distance of the tumour's edge, mm; None: all.
         advection: discretisation of advective fluxes.
         assume_ph: pH of the tumour where there is no map.
+        values: of scalars of the model and parameters of the table, in place of all others:
+            numbers in SI, or texts with a unit, such as ``{"l": "0.8 mm"}``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -236,6 +238,7 @@ class SimulationSettings(BaseModel):
     ] = None
     advection: Literal["fitted", "central", "upwind", "limited"] = "fitted"
     assume_ph: float | None = None
+    values: dict[str, float | str] = Field(default={})
 
 
 class HeatingSpec(BaseModel):
@@ -291,7 +294,8 @@ class ComparisonSettings(BaseModel):
 
     Attributes:
         arms: formulations by name, or TOML files.
-        dose: of every arm: ``50mg/m2``, ``5mg/kg`` or ``90mg``.
+        dose: of every arm: ``50mg/m2``, ``5mg/kg`` or ``90mg``; None: 50 mg/m2 in humans, while
+            other species need one.
         species: of the subject: human, mouse or rat; None: human.
         body_weight_kg: body weight, kg; None: the typical weight of the species.
         body_surface_m2: body surface, m2; None: follows from the body weight.
@@ -304,7 +308,7 @@ class ComparisonSettings(BaseModel):
         imaging_h: times of the images of the drug, hours.
         heat_effects: whether heat changes pressure and wall permeability to carriers.
         heat_all: whether arms that are not sensitive to heat are heated too.
-        draws: from posterior and priors; 0: medians alone.
+        draws: from posterior and priors, or from priors alone without a fit; 0: medians alone.
         groups: clusters of similar voxels, each with one microscale model.
         limit_um: distance from the vessel to which survival is reported, um.
         lethal: surviving fraction at or below which an exposure is lethal.
@@ -314,12 +318,15 @@ class ComparisonSettings(BaseModel):
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         tolerance: error of a time step on the voxel grid, over the largest mass of the pool.
         refine: cells of the flow per voxel edge.
+        assume_ph: pH of the tumour where there is no map.
+        values: of scalars of the model and parameters of the table, in place of all others and the
+            same in every draw: numbers in SI, or texts with a unit, such as ``{"l": "0.8 mm"}``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     arms: tuple[str, ...] = ("free", "pld", "tsl")
-    dose: DoseAmount = DoseAmount(mg_per_m2=50.0)
+    dose: DoseAmount | None = None
     species: str | None = None
     body_weight_kg: Annotated[float | None, Field(gt=0)] = None
     body_surface_m2: Annotated[float | None, Field(gt=0)] = None
@@ -351,6 +358,8 @@ class ComparisonSettings(BaseModel):
         Field(gt=0, le=0.1),
     ] = 1e-3
     refine: Annotated[int, Field(ge=1, le=4)] = 2
+    assume_ph: float | None = None
+    values: dict[str, float | str] = Field(default={})
 
     @field_validator("dose", mode="before")
     @classmethod

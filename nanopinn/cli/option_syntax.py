@@ -7,7 +7,7 @@ and studies take the plain values.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,31 @@ def parse_minutes(text: str | None) -> tuple[float, ...] | None:
             found=text,
             expected="minutes separated by commas, or none",
         ) from None
+
+
+def parse_values(words: Sequence[str] | None) -> dict[str, str] | None:
+    """Parse values that are stated as ``NAME=VALUE``, such as ``l=0.8mm``; None stays None.
+
+    Args:
+        words: one for each value.
+
+    Raises:
+        InputError: a word is something else, or a name occurs twice.
+    """
+    if not words:
+        return None
+    found: dict[str, str] = {}
+    for word in words:
+        name, _, content = (part.strip() for part in word.partition("="))
+        if not name or not content or name in found:
+            raise InputError(
+                "a value is stated twice" if name in found else "a stated value cannot be read",
+                field="values",
+                found=word,
+                expected='NAME=VALUE, such as "l=0.8mm" or "p_e=15mmHg"',
+            )
+        found[name] = content
+    return found
 
 
 _ONE: dict[str, Callable[[str], Any]] = {"radiation_from": parse_second_scan}

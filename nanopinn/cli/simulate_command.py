@@ -71,6 +71,17 @@ def simulate(
     assume_ph: Annotated[
         float | None, typer.Option(help="Extracellular pH to assume if there is no map.")
     ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help=(
+                "State a scalar of the model or a parameter, such as l=0.8mm or p_e=15mmHg;"
+                " repeatable."
+            ),
+        ),
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -102,7 +113,8 @@ def simulate(
     dose: Annotated[
         str | None,
         typer.Option(
-            help="Dose of every arm: 50mg/m2 (default), 5mg/kg or 90mg.", rich_help_panel=_ARMS
+            help="Dose of every arm: 50mg/m2 (default in humans), 5mg/kg or 0.1mg.",
+            rich_help_panel=_ARMS,
         ),
     ] = None,
     species: Species = None,
@@ -166,7 +178,10 @@ def simulate(
     draws: Annotated[
         int | None,
         typer.Option(
-            help="Draws from posterior and priors; 0: medians alone. Default: 100.",
+            help=(
+                "Draws from posterior and priors, without a fit from priors alone; 0: medians"
+                " alone. Default: 100."
+            ),
             rich_help_panel=_ARMS,
         ),
     ] = None,
@@ -216,6 +231,8 @@ def simulate(
 ) -> str:
     """Simulate the transport of a drug in a tumour, or compare treatment arms.
 
+    Without a fit, arms take maps of a tumour, and every scalar of the model from its prior.
+
     A comparison resolves the distances from the vessels to the cells, over draws of the inputs.
 
     Examples:
@@ -223,8 +240,10 @@ def simulate(
     nanopinn simulate --from result --arms free,pld,tsl --heat 42:60 --out arms
 
     nanopinn simulate --from result --schedule docs/schedules/thermosensitive.toml --out one
+
+    nanopinn simulate --from maps --arms pld --species mouse --dose 5mg/kg --set l=0.8mm
     """
-    from nanopinn.cli.option_syntax import parse_list, parse_minutes
+    from nanopinn.cli.option_syntax import parse_list, parse_minutes, parse_values
     from nanopinn.settings import ComparisonSettings, PhantomSettings, SimulationSettings
 
     if after is not None:
@@ -235,7 +254,13 @@ def simulate(
         else None
     )
     maps = _map_files({"ktrans": ktrans, "ve": ve, "vp": vp, "mask": mask, "ph": ph})
-    numerical = {"tolerance": tolerance, "refine": refine, "device": device}
+    numerical = {
+        "tolerance": tolerance,
+        "refine": refine,
+        "device": device,
+        "assume_ph": assume_ph,
+        "values": parse_values(values),
+    }
     arm_settings: dict[str, Any] = {
         "arms": parse_list(arms),
         "dose": dose,
@@ -257,12 +282,7 @@ def simulate(
         "sensitivity": sensitivity,
     }
     if arms is not None:
-        refused = {
-            "rim_mm": rim_mm,
-            "advection": advection,
-            "ktrans": maps,
-            "assume_ph": assume_ph,
-        }
+        refused = {"rim_mm": rim_mm, "advection": advection}
         _refuse_options(
             refused,
             "a comparison of arms does not use it",
@@ -277,6 +297,7 @@ def simulate(
             schedule,
             folder,
             phantom_settings,
+            maps,
             out,
             resume=resume_mode,
             overwrite=overwrite,
@@ -296,7 +317,7 @@ def simulate(
             expected="a schedule file, or `arms`",
             remedy="See docs/schedules for examples, or give `arms`, such as free,pld,tsl.",
         )
-    given = {**numerical, "rim_mm": rim_mm, "advection": advection, "assume_ph": assume_ph}
+    given = {**numerical, "rim_mm": rim_mm, "advection": advection}
     single = build_settings(SimulationSettings, "simulate", config, given)
     return _run_one(
         single,
@@ -353,6 +374,7 @@ def _compare(
     schedule: Path | None,
     source: Path | None,
     phantom: PhantomSettings | None,
+    maps: MapFiles | None,
     out: Path,
     *,
     resume: ResumeMode,
@@ -377,6 +399,7 @@ def _compare(
                 settings,
                 folder=source,
                 phantom=phantom,
+                maps=maps,
                 schedule=schedule,
                 progress=progress,
                 checkpoint_folder=checkpoint_folder,

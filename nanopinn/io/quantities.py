@@ -20,7 +20,9 @@ _ATTACHED_EXPONENT = re.compile(r"(?<=[A-Za-zµμ])(?=[-+]?\d)")
 _SUBSTITUTES = {"C": "degC", "pH": ""}
 
 
-def parse_quantity(text: str, si_unit: str, *, default_unit: str | None = None, field: str) -> float:
+def parse_quantity(
+    text: str, si_unit: str, *, default_unit: str | None = None, field: str
+) -> float:
     """Read a number with a unit, and convert it to SI.
 
     Args:
@@ -51,9 +53,7 @@ def parse_quantity(text: str, si_unit: str, *, default_unit: str | None = None, 
     return converted
 
 
-def _convert(
-    number: float, unit: str, si_unit: str, text: str, expected: str, field: str
-) -> float:
+def _convert(number: float, unit: str, si_unit: str, text: str, expected: str, field: str) -> float:
     import pint
 
     if _UNIT.fullmatch(unit) is None:

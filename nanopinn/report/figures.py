@@ -242,10 +242,11 @@ def fit_figures(fit: FitResult) -> dict[str, str]:
 def simulation_figures(s: Simulation) -> dict[str, str]:
     """Draw every figure of the page of a simulation, as data URIs by name."""
     plasma = {name.replace("_", ", "): v for name, v in s.courses.plasma.items() if v.max() > 0}
-    found = {
-        "courses": time_course_panel(s.courses.times_s, s.courses.tumour, "ug/mL of tissue", 4.0),
-        "plasma": time_course_panel(s.courses.times_s, plasma, "ug/mL of plasma", 3.2),
-    }
+    times = s.courses.times_s
+    found = {n: flow_course_panel(times, n, v) for n, v in s.courses.flow.items()}
+    if s.courses.tumour:
+        found["courses"] = time_course_panel(times, s.courses.tumour, "ug/mL of tissue", 4.0)
+        found["plasma"] = time_course_panel(times, plasma, "ug/mL of plasma", 3.2)
     found |= {f"field {f.name}": field_panel(f, s.mask) for f in s.fields.values()}
     for kind, maps in (("map", s.maps), ("peak", s.peak_maps), ("auc", s.auc_maps)):
         found |= {f"{kind} {m.name}": map_panel(m, s.mask) for m in maps.values()}
@@ -274,6 +275,23 @@ def time_course_panel(
     axes.set_xlabel("time, h")
     axes.set_ylabel(unit)
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def flow_course_panel(times_s: Array, name: str, values: Array) -> Figure:
+    """Draw the tumour mean of a quantity of the flow against time.
+
+    Args:
+        times_s: Times ``(t,)``, s.
+        name: Quantity and unit, such as ``filtration_per_h``.
+        values: ``(t,)``.
+    """
+    figure = new_figure(9.0, 2.6)
+    axes = figure.add_subplot()
+    axes.plot(times_s / HOUR, values, lw=1.5)
+    axes.set_xlabel("time, h")
+    axes.set_ylabel(name.replace("_per_", "/").replace("_", " "))
+    axes.set_ylim(bottom=min(0.0, float(values.min())))
     return figure
 
 

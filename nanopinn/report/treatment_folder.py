@@ -48,7 +48,8 @@ def write_simulation(
     ``fields/`` holds the drug pools at the imaging times; ``maps/`` pressure, velocity, and peak
     (``peak_*``) and AUC (``auc_*``) of every pool; ``courses.tsv`` tumour means and ``plasma.tsv``
     plasma concentrations at every time step; ``exposure.tsv`` C_max and AUC in plasma;
-    ``balance.json`` the mass balance; ``simulation.html`` the page.
+    ``balance.json`` the mass balance; ``simulation.html`` the page. Without a dose ``flow.tsv``
+    holds tumour means of pressure, velocity and filtration in place of the tables of drug.
 
     Args:
         out: The folder.
@@ -75,12 +76,17 @@ def write_simulation_files(folder: Path, s: Simulation) -> None:
             write_map(folder / "maps", m, s.affine, name=f"{prefix}{file_stem(m.name)}")
     write_mask(folder / "maps", s.mask, s.affine)
     c = s.courses
+    if c.flow:
+        table = format_columns({"time_s": c.times_s, **c.flow}, digits=8)
+        write_bytes(folder / "flow.tsv", table)
     plasma = {f"{name}_ug_per_mL": v for name, v in c.plasma.items()}
     tumour = {f"{file_stem(name)}_ug_per_mL": v for name, v in c.tumour.items()}
     for name, columns in (("plasma", plasma), ("courses", tumour)):
-        table = format_columns({"time_s": c.times_s, **columns}, digits=8)
-        write_bytes(folder / f"{name}.tsv", table)
-    write_bytes(folder / "exposure.tsv", _format_plasma_table(s).encode())
+        if columns:
+            table = format_columns({"time_s": c.times_s, **columns}, digits=8)
+            write_bytes(folder / f"{name}.tsv", table)
+    if s.exposure:
+        write_bytes(folder / "exposure.tsv", _format_plasma_table(s).encode())
     write_json(folder / "balance.json", _mass_balance_entries(s))
     write_bytes(folder / "simulation.html", render_simulation(s).encode())
 
@@ -99,7 +105,7 @@ def _mass_balance_entries(s: Simulation) -> dict[str, Any]:
     return {
         "pools": {
             name: dict(zip(keys, numbers, strict=True))
-            for name, *numbers in mass_balance_rows(s.balance)
+            for name, *numbers in (mass_balance_rows(s.balance) if s.balance.names else ())
         },
         "imbalance": s.balance.error,
         "effort": s.solver_statistics,
@@ -221,6 +227,7 @@ def _json_entries(c: Comparison) -> dict[str, Any]:
     return {
         "answer": list(c.conclusions),
         "draws": c.draws,
+        "prior_only": c.prior_only,
         "limit_um": c.limit_um,
         "lethal_survival": c.lethal_survival,
         "arms": arms,

@@ -73,6 +73,8 @@ def format_simulation(s: Simulation) -> str:
     ]
     for name, f in s.fields.items():
         lines.append(f"{name:20s}" + "".join(f"{v:12.4g}" for v in s.means(name)) + f"  {f.unit}")
+    if not s.balance.names:
+        return "\n".join([*lines, "", s.solver_statistics])
     lines += ["", f"{'Tumour mean of':20s}{'C_max, ug/mL':>14s}{'AUC, ug h/mL':>16s}"]
     lines += [f"{name:20s}{peak:14.4g}{auc:16.4g}" for name, peak, auc in mean_peaks_and_aucs(s)]
     columns = ("C_max, ug/mL", "t_max, h", "AUC, ug h/mL", "AUC to infinity")
@@ -123,7 +125,8 @@ def format_mass_balance(b: MassBalance) -> str:
 def format_comparison(c: Comparison) -> str:
     """Summarise a comparison: conclusions, and median and 90 % interval of every outcome."""
     heads = "".join(f"{name:>30s}" for name in c.arms)
-    lines = [*c.conclusions, "", f"{'Median (90 % interval)':52s}{heads}"]
+    interval = "Median (90 % interval of the prior)" if c.prior_only else "Median (90 % interval)"
+    lines = [*c.conclusions, "", f"{interval:52s}{heads}"]
     for o in c.outcomes:
         cells = "".join(f"{_format_interval(o.interval(a)):>30s}" for a in c.arms)
         unit = "" if o.unit == "1" else f", {o.unit}"

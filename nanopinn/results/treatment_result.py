@@ -49,11 +49,14 @@ class TimeCourses:
         times_s: Times ``(t,)``, s.
         tumour: Tumour mean of each pool per tissue volume ``(t,)``, ug/mL.
         plasma: Concentration of each kind of drug in plasma ``(t,)``, ug/mL.
+        flow: Tumour mean of pressure, velocity and filtration ``(t,)``, by name and unit, where no
+            drug is given.
     """
 
     times_s: Array
     tumour: Mapping[str, Array]
     plasma: Mapping[str, Array]
+    flow: Mapping[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class PlasmaExposure:
 
 @dataclass(frozen=True)
 class Simulation:
-    """One treatment of one tumour.
+    """One treatment of one tumour; without a dose, results of drug are empty.
 
     Attributes:
         treatment: Doses, heating and radiation, one description each.
@@ -366,6 +369,8 @@ class Comparison:
         seconds: Duration of each part.
         input_hashes: SHA-256 of each input file, by name.
         radiation: Effect of radiation; None if no arm has any.
+        prior_only: Whether all scalars of the model were drawn from their priors, so that no
+            interval is of this tumour.
     """
 
     conclusions: tuple[str, ...]
@@ -385,6 +390,7 @@ class Comparison:
     seconds: Mapping[str, float] = field(default_factory=dict)
     input_hashes: Mapping[str, str] = field(default_factory=dict)
     radiation: RadiationComparison | None = None
+    prior_only: bool = False
 
     def __getitem__(self, name: str) -> Outcome:
         return next(o for o in self.outcomes if o.name == name)

@@ -6,7 +6,8 @@ The temperature is scheduled, measured or solved (:func:`temperature_course`).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,12 @@ from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.tissue_setting import TissueSetting
 from nanopinn.solvers.treatment_timeline import TreatmentTimeline
 from nanopinn.studies.schedule import read_schedule
-from nanopinn.studies.simulation_outputs import TumourRecorder, build_simulation
+from nanopinn.studies.simulation_outputs import (
+    TumourRecorder,
+    build_flow_simulation,
+    build_simulation,
+)
+from nanopinn.studies.simulation_parameters import read_stated_values
 from nanopinn.studies.tissue_source import (
     MapFiles,
     SimulatedTissue,
@@ -325,8 +331,21 @@ def run_simulation(
     tissue = _load_tissue(folder, phantom, maps, result, settings)
     rim = None if settings.rim_mm is None else settings.rim_mm * MM
     setting = TissueSetting(tissue.maps, tissue.grid, settings.refine, rim)
+    stated = read_stated_values(settings.values, (treatment,))
+    tissue = replace(
+        tissue,
+        scalars={**tissue.scalars, **stated.scalars},
+        assumptions=(*tissue.assumptions, *stated.assumptions),
+    )
     return _simulate_treatment(
-        treatment, tissue, setting, settings, show, read, time.perf_counter() - began
+        treatment,
+        tissue,
+        setting,
+        settings,
+        show,
+        read,
+        time.perf_counter() - began,
+        stated.values,
     )
 
 
@@ -335,6 +354,7 @@ def run_arm(
     arm: Arm,
     settings: SimulationSettings | None = None,
     *,
+    values: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> Simulation:
     """Simulate one arm in a patient's tumour at the medians of all inputs, on the grids of the fit.
@@ -343,6 +363,7 @@ def run_arm(
         patient: tissue and posterior.
         arm: the treatment.
         settings: numerical choices; ``refine`` and ``rim_mm`` are those of the fit instead.
+        values: of parameters by symbol, in place of the table's.
         progress: called with the stage and the fraction that is done.
 
     Raises:
@@ -356,6 +377,7 @@ def run_arm(
         setting,
         settings or SimulationSettings(),
         progress or ignore_progress,
+        values=values,
     )
 
 
@@ -367,6 +389,7 @@ def _simulate_treatment(
     show: Progress,
     read: tuple[Path, ...] = (),
     reading_s: float = 0.0,
+    values: Mapping[str, float] | None = None,
 ) -> Simulation:
     """Simulate a treatment of a tissue; ``read`` are the files that were read before."""
     began = time.perf_counter()
@@ -375,8 +398,15 @@ def _simulate_treatment(
     inputs = hash_files((*read, *tissue.files, *treatment.files, *more))
     seconds = {"tissue": reading_s + time.perf_counter() - began}
     course = TreatmentTimeline(
-        setting, tissue.scalars, treatment, temperature, advection=settings.advection
+        setting,
+        tissue.scalars,
+        treatment,
+        temperature,
+        advection=settings.advection,
+        values=values,
     )
+    if not treatment.doses:
+        return build_flow_simulation(course, tissue, notes, seconds, inputs, show)
     on_step = TumourRecorder(course)
     save = sorted({*(treatment.images_s or (treatment.end_s,)), treatment.end_s})
     show("pressure and pools", 0.0, {})

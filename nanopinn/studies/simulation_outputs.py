@@ -5,6 +5,7 @@ of every pool, plasma exposure, mass balance, and a description of the treatment
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,10 +17,8 @@ from nanopinn.parameters import (
     HOUR,
     MG,
     MINUTE,
-    MMHG,
     UG_H_PER_ML,
     UG_PER_ML,
-    UM,
     ZERO_CELSIUS,
     Values,
     value,
@@ -27,6 +26,7 @@ from nanopinn.parameters import (
 from nanopinn.physics.drug_pools import DRUG_POOLS, volume_fractions
 from nanopinn.physics.plasma import PlasmaInput
 from nanopinn.physics.treatment import GivenDose, Heating, Treatment
+from nanopinn.progress import Progress, ignore_progress
 from nanopinn.report.treatment_summary import heat_assumptions
 from nanopinn.results import (
     FieldEstimate,
@@ -36,11 +36,16 @@ from nanopinn.results import (
     Simulation,
     TimeCourses,
 )
-from nanopinn.solvers.forward import FlowSolution
-from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.nonlinear_pools import EvolutionResult
 from nanopinn.solvers.time_partition import VOXEL_LIMITS
 from nanopinn.solvers.treatment_timeline import TreatmentTimeline
+from nanopinn.studies.flow_outputs import (
+    changing_fields,
+    field_at_times,
+    flow_courses,
+    flow_fields,
+    flow_maps,
+)
 from nanopinn.studies.tissue_source import SimulatedTissue
 
 #: Times between two events at which a curve is evaluated, and refinements around its maximum.
@@ -158,19 +163,60 @@ def build_simulation(
     return Simulation(
         treatment=_describe_treatment(t),
         fields=_fields(course, tissue, run),
-        maps=_flow_maps(course, tissue),
+        maps=flow_maps(course, tissue),
         courses=_courses(course, watch),
         balance=_balance(course, run),
         auc_maps=_tumour_maps_over_run(
             course, tissue, watch, watch.area / HOUR, "AUC of", "ug h/mL"
         ),
         peak_maps=_tumour_maps_over_run(course, tissue, watch, watch.peak, "peak of", "ug/mL"),
-        exposure=plasma_exposure(t),
+        exposure=plasma_exposure(t, course.values),
         solver_statistics=f"{run}; {course.flows_solved} flows solved",
         assumptions=(*tissue.assumptions, *notes, *_notes(t)),
         affine=tissue.affine,
         mask=tissue.mask,
         seconds=seconds,
+        input_hashes=read,
+    )
+
+
+def build_flow_simulation(
+    course: TreatmentTimeline,
+    tissue: SimulatedTissue,
+    notes: Sequence[str],
+    seconds: Mapping[str, float],
+    read: Mapping[str, str],
+    show: Progress = ignore_progress,
+) -> Simulation:
+    """Assemble the result of a treatment without a dose: pressure, velocity and filtration.
+
+    Args:
+        course: the treatment.
+        tissue: in which it was simulated.
+        notes: assumptions on the temperature.
+        seconds: duration of each part.
+        read: SHA-256 of every input file, by name.
+        show: called with the stage and the fraction that is done.
+    """
+    t, began = course.treatment, time.perf_counter()
+    courses = flow_courses(course, show)
+    fields = flow_fields(course, tissue, t.images_s or (t.end_s,))
+    maps = flow_maps(course, tissue)
+    nothing = np.zeros(0)
+    return Simulation(
+        treatment=_describe_treatment(t),
+        fields=fields,
+        maps=maps,
+        courses=courses,
+        balance=MassBalance((), nothing, nothing, nothing, nothing, 0.0),
+        auc_maps={},
+        peak_maps={},
+        exposure=(),
+        solver_statistics=f"{course.flows_solved} flows solved",
+        assumptions=(*tissue.assumptions, *notes, *_notes(t)),
+        affine=tissue.affine,
+        mask=tissue.mask,
+        seconds={**seconds, "flow": time.perf_counter() - began},
         input_hashes=read,
     )
 
@@ -183,27 +229,18 @@ def _fields(
     at = [run.times.index(s) for s in times]
     per_tissue = volume_fractions(course.detail.pools, course.setting.maps) * run.U[at] / UG_PER_ML
 
-    def field(name: str, unit: str, words: str, values: Tensor) -> FieldEstimate:
-        return FieldEstimate(
-            name, unit, words, np.array(times), tissue.domain.embed(values.cpu().numpy())
-        )
-
     found = {
-        n: field(n, "ug/mL", f"{DRUG_POOLS[n].description}, per tissue volume", per_tissue[:, i])
+        n: field_at_times(
+            n,
+            "ug/mL",
+            f"{DRUG_POOLS[n].description}, per tissue volume",
+            per_tissue[:, i],
+            times,
+            tissue,
+        )
         for i, n in enumerate(course.detail.pools)
     }
-    if (temperature_course := course.temperature) is not None:
-        kelvin = torch.stack([temperature_course(s) for s in times])
-        found["temperature"] = field(
-            "temperature", "C", "temperature of the tissue", kelvin - ZERO_CELSIUS
-        )
-    if t.changes_tissue:
-        p = torch.stack(
-            [average_subcells(course.flow(s)[0].p, course.setting.flow_refine) for s in times]
-        )
-        found["IFP"] = field(
-            "IFP", "mmHg", "interstitial fluid pressure under radiation and heat", p / MMHG
-        )
+    found |= changing_fields(course, tissue, times)
     return found
 
 
@@ -225,74 +262,13 @@ def _tumour_maps_over_run(
     }
 
 
-def _pressure_maps_after_events(
-    course: TreatmentTimeline, tissue: SimulatedTissue, start: FlowSolution
-) -> list[MapEstimate]:
-    """Pressure at the end of the last heating and at the largest effect of radiation, where it
-    differs from that at the start.
-    """
-    t, r = course.treatment, course.setting.flow_refine
-    found = []
-    moments = {
-        "heat": ("at the end of the last heating", _last_heating_end(t)),
-        "radiation": ("at the largest effect of radiation", _radiation_peak_time(t)),
-    }
-    for name, (what, at) in moments.items():
-        if at is not None and (flow := course.flow(at)[0]) is not start:
-            p = tissue.domain.embed(average_subcells(flow.p, r).cpu().numpy()) / MMHG
-            words = f"interstitial fluid pressure {what}, {at / HOUR:.3g} h"
-            found.append(MapEstimate(f"IFP_after_{name}", "mmHg", words, "prior", p))
-    return found
-
-
-def _last_heating_end(t: Treatment) -> float | None:
-    return min(t.end_s, max(h.end_s + h.ramp_s for h in t.heatings)) if t.heatings else None
-
-
-def _radiation_peak_time(t: Treatment) -> float | None:
-    peaks = [min(t.end_s, f.time_s + float(t.radiation.t_peak_s)) for f in t.radiation.fractions]
-    return max(peaks, key=lambda s: float(t.radiation.effect(s))) if peaks else None
-
-
-def _flow_maps(course: TreatmentTimeline, tissue: SimulatedTissue) -> dict[str, MapEstimate]:
-    flow, model = course.flow(0.0)
-    put = tissue.domain.embed
-    speed = flow.velocity(course.setting.grid).norm(dim=0)
-    p = average_subcells(flow.p, course.setting.flow_refine)
-    found = [
-        MapEstimate(
-            "IFP",
-            "mmHg",
-            "interstitial fluid pressure at the start",
-            "prior",
-            put(p.cpu().numpy()) / MMHG,
-        ),
-        MapEstimate(
-            "velocity",
-            "um/s",
-            "speed of the interstitial fluid at the start (Darcy)",
-            "prior",
-            put(speed.cpu().numpy()) / UM,
-        ),
-    ]
-    if course.carrier is not None:
-        k = model.release_rate(course.carrier)
-        found.append(
-            MapEstimate(
-                "krel",
-                "1/h",
-                "release rate of the carrier at body temperature",
-                "prior",
-                put(k.cpu().numpy()) * HOUR,
-            )
-        )
-    return {m.name: m for m in [*found, *_pressure_maps_after_events(course, tissue, flow)]}
-
-
 def _courses(course: TreatmentTimeline, watch: TumourRecorder) -> TimeCourses:
     times = np.array(watch.times)
     means = torch.stack(watch.means).cpu().numpy() / UG_PER_ML
-    given, at = course.treatment.plasma(), torch.tensor(watch.times, dtype=torch.float64)
+    given, at = (
+        course.treatment.plasma(course.values),
+        torch.tensor(watch.times, dtype=torch.float64),
+    )
     plasma = {
         "encapsulated": given.encapsulated,
         "free_total": given.free,
@@ -339,30 +315,31 @@ def _format_heating(h: Heating) -> str:
 
 
 def _notes(t: Treatment) -> list[str]:
-    measured = t.measured_plasma is not None
-    notes = [
-        "Drug that leaves the tumour does not return to the plasma."
-        if measured
-        else (
-            "Plasma kinetics are those of the population in the parameter table; drug that leaves"
-            " the tumour does not return to the plasma."
-        ),
-        (
-            f"Microvessels are a well-mixed pool with a transit time of {value('tau_c'):g} s (from"
-            " memory, 2 to 15 s in the literature); heat does not change the transit time."
-        ),
-        "Uptake by cells saturates; division, death and active efflux of cells are not modelled.",
-    ]
+    notes = _notes_on_drug(t) if t.doses else ["No drug is given."]
     if t.radiation.fractions:
         notes.append(
             "The effect of radiation on vessels and pressure is the median of wide priors, unless"
             " two scans were given; the literature is inconsistent even in its direction."
         )
     notes += (*t.assumptions, *heat_assumptions(t))
-    if t.changes_tissue:
+    if t.changes_tissue and t.doses:
         notes.append(
             "Effects on flow and vessel walls are constant within time segments of at most"
             f" {VOXEL_LIMITS.max_segment_s / HOUR:g} h, in which no factor changes by more than"
             f" {VOXEL_LIMITS.log_factor_change:.0%}."
         )
     return notes
+
+
+def _notes_on_drug(t: Treatment) -> list[str]:
+    returned = "rug that leaves the tumour does not return to the plasma."
+    return [
+        f"D{returned}"
+        if t.measured_plasma is not None
+        else "Plasma kinetics are those of the population in the parameter table; d" + returned,
+        (
+            f"Microvessels are a well-mixed pool with a transit time of {value('tau_c'):g} s (from"
+            " memory, 2 to 15 s in the literature); heat does not change the transit time."
+        ),
+        "Uptake by cells saturates; division, death and active efflux of cells are not modelled.",
+    ]

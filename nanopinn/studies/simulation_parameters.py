@@ -62,7 +62,8 @@ def simulation_parameters(
 ) -> dict[str, Parameter]:
     """Parameters on which simulations of some treatments depend, by symbol, conventions left out.
 
-    Scalars of the model are among them where a formulation names their row of the table.
+    Scalars of the model are among them where a formulation names their row of the table. Those that
+    depend on the species (``Hct``) have the row of the subject's.
 
     Args:
         treatments: what is given.
@@ -74,6 +75,7 @@ def simulation_parameters(
         found |= {s: PARAMETERS[s] for s in symbols}
         if microscale:
             found |= {s: PARAMETERS[s] for s in VESSEL_SYMBOLS + KILL_SYMBOLS}
+            found["Hct"] = PARAMETERS[treatments[0].subject.species.haematocrit]
     for f in list_formulations(treatments):
         found |= {s: f.parameter(s) for s in f.symbols()}
     if any(t.radiation.fractions for t in treatments):

@@ -113,12 +113,15 @@ class _InputMaps:
     affine: Array
 
 
-def tissue_from_phantom(settings: PhantomSettings, device: str) -> SimulatedTissue:
+def tissue_from_phantom(
+    settings: PhantomSettings, device: str, *, scalars_are_known: bool = True
+) -> SimulatedTissue:
     """Tissue of the digital phantom, averaged to its voxels, with its true scalars.
 
     Args:
         settings: of the phantom.
         device: of the tensors.
+        scalars_are_known: whether its true scalars are used; otherwise it has none.
 
     Raises:
         InputError: the settings have factors on the tissue's properties, which belong to the
@@ -148,11 +151,10 @@ def tissue_from_phantom(settings: PhantomSettings, device: str) -> SimulatedTiss
         voxels(fine.tumour.astype(float)) > 0.5,
         np.diag([hx, hy, hz, 1.0]),
     )
-    note = (
-        f"Tissue and scalars are the true ones of the digital phantom of seed {settings.seed},"
-        " averaged to voxels."
-    )
-    return _build_tissue_in_box(found, scalars, [note], (), device)
+    true = "Tissue and scalars are the true ones" if scalars_are_known else "Tissue is the true one"
+    note = f"{true} of the digital phantom of seed {settings.seed}, averaged to voxels."
+    known = scalars if scalars_are_known else {}
+    return _build_tissue_in_box(found, known, [note], (), device)
 
 
 def tissue_from_files(files: MapFiles, assume_ph: float | None, device: str) -> SimulatedTissue:
@@ -174,7 +176,7 @@ def tissue_from_files(files: MapFiles, assume_ph: float | None, device: str) -> 
     return _build_tissue_in_box(
         found,
         {},
-        [*notes, "Every scalar of the model has its table value."],
+        [*notes, "Every scalar of the model that is not stated has its table value."],
         tuple(sources.values()),
         device,
     )
@@ -269,7 +271,10 @@ def _tissue_from_result(
 
 def _posterior_medians(fitted: Sequence[ScalarEstimate] | None) -> tuple[dict[str, float], str]:
     if fitted is None:
-        return {}, "The result is of imaging only: every scalar of the model has its table value."
+        return {}, (
+            "The result is of imaging only: every scalar of the model that is not stated has its"
+            " table value."
+        )
     named = {s.name: s for s in fitted}
     known = [u for u in scalar_unknowns() if u.name in named]
     informed = [u.label for u in known if named[u.name].informed]

@@ -4,8 +4,9 @@ formulations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from nanopinn.io.safe_open import is_file, parse_number_list
 from nanopinn.io.volumes import read_sidecar, sidecar_path
 from nanopinn.parameters import HOUR, MG, MINUTE
 from nanopinn.physics.formulation import Formulation
+from nanopinn.physics.piecewise_plasma import group_doses, is_superposed
+from nanopinn.physics.species import find_species
 from nanopinn.physics.treatment import GivenDose, Treatment
 from nanopinn.report.treatment_summary import heat_assumptions
 from nanopinn.settings import ComparisonSettings, DoseAmount, FractionSpec, HeatingSpec
 from nanopinn.studies.schedule import find_formulation, read_schedule_tables, treatment_from_tables
 
 _DEFAULTS = ComparisonSettings()
+#: Dose of humans where none is given.
+HUMAN_DOSE = DoseAmount(mg_per_m2=50.0)
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Arm:
 def build_arms(
     names: Sequence[str],
     *,
-    dose: DoseAmount = _DEFAULTS.dose,
+    dose: DoseAmount | None = None,
     infusion_min: float = _DEFAULTS.infusion_min,
     heat: Sequence[HeatingSpec] = (),
     radiation: Sequence[FractionSpec] = (),
@@ -55,7 +60,7 @@ def build_arms(
 
     Args:
         names: formulations by name or alias, or TOML files (see docs/formulations).
-        dose: the same in every arm.
+        dose: the same in every arm; None: 50 mg/m2 in humans.
         infusion_min: duration of the infusion, min; 0 for a bolus.
         heat: heatings of the tumour.
         radiation: fractions.
@@ -74,7 +79,7 @@ def build_arms(
 
     Raises:
         InputError: there is no arm or one is given twice, a formulation is unknown, no arm responds
-            to the heat, the treatment is given both here and in a schedule, or as
+            to the heat, another species than humans has no dose, the treatment is given both here and in a schedule, or as
             :func:`nanopinn.studies.schedule.read_schedule`.
     """
     formulations = _formulations(names)
@@ -90,7 +95,7 @@ def build_arms(
                     "formulation": "free",
                     "start_h": 0.0,
                     "infusion_min": infusion_min,
-                    **dose.model_dump(exclude_none=True),
+                    **_dose_of_species(dose, species).model_dump(exclude_none=True),
                 }
             ],
             "heat": [_heating_table(h) for h in heat],
@@ -102,7 +107,7 @@ def build_arms(
     else:
         _refuse_treatment_beside_schedule(
             {
-                "dose": dose != _DEFAULTS.dose,
+                "dose": dose is not None,
                 "infusion_min": infusion_min != _DEFAULTS.infusion_min,
                 "heat": bool(heat),
                 "radiation": bool(radiation),
@@ -152,6 +157,86 @@ def arms_from_settings(
         heat_all=settings.heat_all,
         heat_effects=settings.heat_effects,
     )
+
+
+def arms_with_measured_plasma(
+    arms: Sequence[Arm], imaged: Treatment | None
+) -> tuple[tuple[Arm, ...], tuple[str, ...]]:
+    """Arms with the plasma curve that was measured in the subject, where it is that of the arm.
+
+    It holds for the formulation that was imaged in the same species. Other doses of it give the
+    same curve in proportion to their amount, if its samples belong to one dose.
+
+    Args:
+        arms: treatments.
+        imaged: treatment that the drug images of the fit showed; None without drug images.
+
+    Returns:
+        The arms, and the assumptions as sentences; none where plasma was not measured.
+    """
+    if imaged is None or imaged.measured_plasma is None:
+        return tuple(arms), ()
+    found = tuple(Arm(a.name, _with_measured_plasma(a.treatment, imaged)) for a in arms)
+    measured = [a.name for a in found if a.treatment.measured_plasma is not None]
+    others = [a.name for a in found if a.treatment.measured_plasma is None]
+    scaled = [
+        a.name for a in found if a.treatment.measured_plasma not in (None, imaged.measured_plasma)
+    ]
+    notes = []
+    if measured:
+        by = ", scaled by the dose" if scaled else ""
+        notes.append(f"{', '.join(measured)}: drug in plasma is that measured in the fit{by}.")
+        notes += imaged.measured_plasma.describe([g.dose for g in arms[0].treatment.doses])
+    if others:
+        notes.append(
+            f"{', '.join(others)}: plasma was not measured for this formulation and schedule; its"
+            " kinetics are those of the population."
+        )
+    return found, tuple(notes)
+
+
+def _with_measured_plasma(treatment: Treatment, imaged: Treatment) -> Treatment:
+    measured = imaged.measured_plasma
+    names = [{g.formulation.name for g in t.doses} for t in (treatment, imaged)]
+    if (
+        measured is None
+        or names[0] != names[1]
+        or treatment.subject.species != imaged.subject.species
+    ):
+        return treatment
+    mine, theirs = (group_doses([g.dose for g in t.doses]) for t in (treatment, imaged))
+    start = theirs[0].start_s - mine[0].start_s
+    if [replace(d, start_s=d.start_s + start) for d in mine] == theirs:
+        return replace(treatment, measured_plasma=measured)
+    of_one_dose = len(theirs) == 1 or is_superposed(measured.times_s, theirs)
+    next_dose = mine[1].start_s - mine[0].start_s if len(mine) > 1 else math.inf
+    if (
+        not of_one_dose
+        or mine[0].infusion_s != theirs[0].infusion_s
+        or measured.times_s[-1] > next_dose
+    ):
+        return treatment
+    factor = mine[0].amount_kg / theirs[0].amount_kg
+    samples = tuple(
+        replace(s, concentrations=tuple(c * factor for c in s.concentrations))
+        for s in measured.samples
+    )
+    return replace(treatment, measured_plasma=replace(measured, samples=samples))
+
+
+def _dose_of_species(dose: DoseAmount | None, species: str | None) -> DoseAmount:
+    """The dose, or that of humans where none is given."""
+    if dose is not None:
+        return dose
+    if (name := find_species(species or "human").name) != "human":
+        raise InputError(
+            f"the dose of the arms is not stated for a {name}",
+            field="dose",
+            found="nothing",
+            expected='such as "5mg/kg"; only humans have a default, 50 mg/m2',
+            remedy="Give `dose`.",
+        )
+    return HUMAN_DOSE
 
 
 def _formulations(names: Sequence[str]) -> tuple[Formulation, ...]:

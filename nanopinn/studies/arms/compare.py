@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.inference.device import choose_device, run_with_cpu_fallback
-from nanopinn.inference.radiation_effect import RadiationEffect
-from nanopinn.inference.saved_fit import fit_file_path
 from nanopinn.io.checkpoint_store import CheckpointStore, ResumeMode
 from nanopinn.io.tables import check_files_unchanged, hash_files
 from nanopinn.parameters import HOUR, MINUTE, UG_PER_ML
@@ -32,11 +30,16 @@ from nanopinn.results import (
     median_and_interval,
     probability_of_majority,
 )
-from nanopinn.settings import ComparisonSettings, PhantomSettings, SecondScan, SimulationSettings
+from nanopinn.settings import ComparisonSettings, PhantomSettings, SimulationSettings
 from nanopinn.solvers.clusters import cluster_mean
 from nanopinn.solvers.krogh_exposure import Exposure
-from nanopinn.studies.arms.arm_specs import Arm, arms_from_settings
+from nanopinn.studies.arms.arm_specs import Arm
+from nanopinn.studies.arms.comparison_inputs import (
+    radiation_effect_of_scans,
+    read_comparison_inputs,
+)
 from nanopinn.studies.arms.draws import InputDraws, draw_inputs
+from nanopinn.studies.arms.influences import rank_influences
 from nanopinn.studies.arms.microscale import ExposureModel
 from nanopinn.studies.arms.outcomes import (
     comparison_identity,
@@ -49,11 +52,11 @@ from nanopinn.studies.arms.outcomes import (
     tumour_mean,
 )
 from nanopinn.studies.arms.patient import Patient
-from nanopinn.studies.arms.radiotherapy import compare_without_radiation, estimate_radiation_effect
-from nanopinn.studies.arms.sensitivity_ranking import rank_influences
+from nanopinn.studies.arms.radiotherapy import compare_without_radiation
 from nanopinn.studies.minimal_imaging import OutcomeFunction
 from nanopinn.studies.simulate import run_arm
-from nanopinn.studies.tissue_source import tissue_from_result_folder
+from nanopinn.studies.simulation_parameters import StatedValues
+from nanopinn.studies.tissue_source import MapFiles
 
 Array = NDArray[np.float64]
 
@@ -63,6 +66,7 @@ def compare_arms(
     *,
     folder: str | Path | None = None,
     phantom: PhantomSettings | None = None,
+    maps: MapFiles | None = None,
     schedule: Path | None = None,
     progress: Progress | None = None,
     checkpoint_folder: Path | None = None,
@@ -72,8 +76,10 @@ def compare_arms(
 
     Args:
         settings: arms, draws and numerical choices.
-        folder: result folder of a fit. Exactly one of this and ``phantom`` is given.
+        folder: result folder of a fit or of imaging maps. Exactly one of this, ``phantom`` and
+            ``maps`` is given. Without a fit every scalar of the model is drawn from its prior.
         phantom: settings of the digital phantom.
+        maps: maps as files or arrays.
         schedule: a schedule file, in place of the dose, heat and radiation of the settings; each
             arm replaces its formulation.
         progress: called with the stage and the fraction that is done.
@@ -91,7 +97,7 @@ def compare_arms(
 
     def run(device: str, resume: ResumeMode) -> Comparison:
         return _run_comparison(
-            settings, folder, phantom, schedule, show, checkpoint_folder, resume, device
+            settings, folder, phantom, maps, schedule, show, checkpoint_folder, resume, device
         )
 
     device = choose_device(settings.device)
@@ -113,6 +119,7 @@ def _run_comparison(
     settings: ComparisonSettings,
     folder: str | Path | None,
     phantom: PhantomSettings | None,
+    maps: MapFiles | None,
     schedule: Path | None,
     show: Progress,
     checkpoint_folder: Path | None,
@@ -121,17 +128,18 @@ def _run_comparison(
 ) -> Comparison:
     began = time.perf_counter()
     show("tumour and draws", 0.0, {})
-    arms, notes = arms_from_settings(settings, schedule)
-    patient = _patient(folder, phantom, settings, device)
+    patient, arms, stated, notes = read_comparison_inputs(
+        settings, schedule, device, folder=folder, phantom=phantom, maps=maps
+    )
     files = list_comparison_files(patient, arms, schedule, settings)
     read = hash_files(files)
     checkpoint_store = _open_checkpoint_store(
         checkpoint_folder, resume, comparison_identity(settings, read, phantom), device
     )
-    effect = _radiation_effect(settings.radiation_from, folder, arms)
+    effect = radiation_effect_of_scans(settings.radiation_from, folder, arms)
     exposure_model = ExposureModel.from_draws(
         patient,
-        draw_inputs(patient, arms, settings.draws, settings.seed, radiation=effect),
+        draw_inputs(patient, arms, settings.draws, settings.seed, radiation=effect, stated=stated),
         settings,
         checkpoint_store,
         show,
@@ -140,17 +148,16 @@ def _run_comparison(
     numerical = SimulationSettings(
         tolerance=settings.tolerance, refine=settings.refine, device=device
     )
+    medians = {symbol: float(v[0]) for symbol, v in exposure_model.draws.values.items()}
     simulations = {}
     for arm in arms:
         at = time.perf_counter()
-        median = Arm(
-            arm.name,
-            arm.treatment.with_values(
-                {symbol: float(v[0]) for symbol, v in exposure_model.draws.values.items()}
-            ),
-        )
         simulations[arm.name] = run_arm(
-            patient, median, numerical, progress=_rename_progress_stage(show, f"{arm.name}: voxels")
+            patient,
+            arm,
+            numerical,
+            values=medians,
+            progress=_rename_progress_stage(show, f"{arm.name}: voxels"),
         )
         seconds[f"{arm.name}: voxels"] = time.perf_counter() - at
     exposures = {}
@@ -161,7 +168,7 @@ def _run_comparison(
     primary_arm = select_primary_arm(arms)
     at = time.perf_counter()
     heating = _heating_times(primary_arm, exposure_model, exposures[primary_arm.name], settings)
-    influences, not_ranked = _influences(primary_arm, exposure_model, settings)
+    influences, not_ranked = _influences(primary_arm, exposure_model, settings, stated)
     gain = compare_without_radiation(primary_arm, exposure_model, exposures[primary_arm.name])
     seconds["heating times, influences, radiation"] = time.perf_counter() - at
     outcomes = compute_outcomes(exposures, exposure_model.voxels)
@@ -206,6 +213,7 @@ def _run_comparison(
         seconds,
         read,
         gain,
+        prior_only=settings.draws > 0 and not patient.names,
     )
 
 
@@ -254,53 +262,6 @@ def with_heating_duration(arm: Arm, minutes: float) -> Arm:
     return Arm(f"{arm.name}_{minutes:g}min", replace(arm.treatment, heatings=(longer,)))
 
 
-def _patient(
-    folder: str | Path | None,
-    phantom: PhantomSettings | None,
-    settings: ComparisonSettings,
-    device: str,
-) -> Patient:
-    if (folder is None) == (phantom is None):
-        raise InputError(
-            "a comparison needs one tumour",
-            field="folder",
-            found="both" if folder else "none",
-            expected="either `folder` or `phantom`",
-            remedy="Fit a scan first; its result folder is what `folder` takes.",
-        )
-    if folder is None:
-        return Patient.from_phantom(phantom or PhantomSettings(), device)
-    if settings.draws == 0 and not fit_file_path(folder).is_file():
-        return Patient(
-            tissue_from_result_folder(Path(folder), None, device), flow_refine=settings.refine
-        )
-    return Patient.from_result_folder(folder, device)
-
-
-def _radiation_effect(
-    second: SecondScan | None, before: str | Path | None, arms: Sequence[Arm]
-) -> RadiationEffect | None:
-    """Effect of radiation from the fits before and after it.
-
-    Raises:
-        InputError: there is no fit before it or no radiation, or as
-            :func:`nanopinn.studies.arms.radiotherapy.estimate_radiation_effect`.
-    """
-    if second is None:
-        return None
-    fractions = arms[0].treatment.radiation.fractions
-    if before is None or not fractions:
-        raise InputError(
-            "the effect of radiation needs a fit before it, and the radiation",
-            field="radiation_from",
-            found=str(second.folder),
-            expected="`folder`, the fit before it, and `radiation`",
-        )
-    return estimate_radiation_effect(
-        before, second.folder, scan_h=second.time_h, fractions=fractions
-    )
-
-
 def _open_checkpoint_store(
     checkpoint_folder: Path | None, resume: ResumeMode, study: dict[str, str], device: str
 ) -> CheckpointStore | None:
@@ -346,7 +307,10 @@ def _heating_times(
 
 
 def _influences(
-    primary_arm: Arm, exposure_model: ExposureModel, settings: ComparisonSettings
+    primary_arm: Arm,
+    exposure_model: ExposureModel,
+    settings: ComparisonSettings,
+    stated: StatedValues,
 ) -> tuple[tuple[InputSensitivity, ...], tuple[str, ...]]:
     """Ranking of the inputs, or the reason why there is none, as a sentence."""
     if not settings.sensitivity:
@@ -361,6 +325,8 @@ def _influences(
                 filtration,
                 counted=exposure_model.counted,
                 seed=settings.seed,
+                medians={s: float(v[0]) for s, v in exposure_model.draws.values.items()},
+                stated={*stated.scalars, *stated.values},
             ),
             (),
         )

@@ -18,24 +18,21 @@ from nanopinn.inference.radiation_effect import (
     describe_radiation_effect,
     draw_radiation_effect,
 )
-from nanopinn.parameters import PARAMETERS, RANGE_INTERPRETATION, Parameter, default_scalars
+from nanopinn.parameters import RANGE_INTERPRETATION, SCALARS
+from nanopinn.parameters.table import ParameterDistribution
 from nanopinn.physics.treatment import RADIATION_FACTOR_SYMBOLS
-from nanopinn.studies.arms.patient import Patient
+from nanopinn.studies.arms.patient import SCALAR_UPPER_BOUNDS, ConsideredParameters, Patient
+from nanopinn.studies.simulation_parameters import (
+    NORMAL_TISSUE_SYMBOLS,
+    StatedValues,
+    list_formulations,
+    simulation_parameters,
+)
 
 if TYPE_CHECKING:
-    from nanopinn.physics.formulation import Formulation
     from nanopinn.studies.arms.arm_specs import Arm
 
 Array = NDArray[np.float64]
-
-#: Parameters of every arm besides those of its formulation: walls and interstitium, cells, vessels
-#: and oxygen of the sub-voxel model, cell kill.
-WALL_SYMBOLS = ("SV_t", "P_f_t", "sigma_f", "D_f_t", "P_b_t", "sigmaT_t", "D_b_t", "k_a", "k_d")
-CELL_SYMBOLS = ("rho_c", "Vmax", "K_e", "K_i", "k_off_DNA", "g_pH")
-VESSEL_SYMBOLS = ("Hct", "tau_c", "R_c", "spread_Rt", "D_O2", "M_O2", "p_O2_v")
-KILL_SYMBOLS = ("EC50_i", "m_hill", "f_max", "k_kill_H", "res_q")
-#: Conventions, such as reference values and definitions, which have no uncertainty.
-CONVENTIONS = frozenset({"pH_ref", "T_hot", "T_body", "RT_D", "HT_T", "p_O2_hyp", "p_O2_nec"})
 
 
 @dataclass(frozen=True)
@@ -89,11 +86,13 @@ def draw_inputs(
     seed: int,
     *,
     radiation: RadiationEffect | None = None,
+    stated: StatedValues | None = None,
 ) -> InputDraws:
     """Draw all uncertain inputs of the arms.
 
     Every quantity has its own stream of random numbers, so a draw depends neither on ``n`` nor on
-    the arms that are compared.
+    the arms that are compared. Parameters that a fit considered besides its unknowns, such as those
+    of plasma kinetics, are drawn jointly from what is left of their uncertainty.
 
     Args:
         patient: tissue and posterior.
@@ -102,6 +101,7 @@ def draw_inputs(
         seed: of the random numbers.
         radiation: posterior of the effect of radiation from two scans, in place of the table's
             priors.
+        stated: values that are the same in every draw.
 
     Raises:
         InputError: ``n`` is negative.
@@ -115,73 +115,104 @@ def draw_inputs(
         )
     theta = posterior_draws(patient, n, seed)
     scalars = patient.scalars_at(theta) if patient.names else {}
-    known = {**default_scalars(), **patient.tissue.scalars}
     scalars |= {
         k: np.repeat(np.asarray(v)[None], n + 1, axis=0)
-        for k, v in known.items()
+        for k, v in patient.tissue.scalars.items()
         if k not in scalars
     }
-    values = {
-        p.symbol: draw_parameter(p, n, seed)
-        for p in uncertain_parameters(arms)
-        if p.symbol not in scalars
+    from_priors = [name for name in SCALARS if name not in scalars]
+    scalars |= {name: draw_scalar(name, n, seed) for name in from_priors}
+    distributions = {s: d for s, d in parameter_distributions(arms).items() if s not in scalars}
+    values = _draw_considered(patient.considered, distributions, n, seed)
+    of_fit = tuple(values)
+    values |= {
+        s: d.values_at_deviates(standard_deviates(s, n, seed))
+        for s, d in distributions.items()
+        if s not in values
     }
     if radiation is not None and any(a.treatment.radiation.fractions for a in arms):
         values |= _draw_radiation_effect(radiation, values, n, seed)
-    return InputDraws(
-        scalars,
-        values,
-        patient.relative_aif_scale(theta),
-        tuple(_notes(patient, arms, values, n, radiation)),
-    )
+    if stated is not None:
+        scalars |= {k: np.full(n + 1, v) for k, v in stated.scalars.items()}
+        values |= {k: np.full(n + 1, v) for k, v in stated.values.items()}
+    notes = _notes(patient, arms, values, n, radiation, tuple(from_priors), of_fit)
+    return InputDraws(scalars, values, patient.relative_aif_scale(theta), tuple(notes))
 
 
 def posterior_draws(patient: Patient, n: int, seed: int) -> Array:
     """Draw coordinates of the fit's unknowns, ``(n + 1, m)``; the estimate is first."""
-    m = len(patient.names)
-    z = np.concatenate(
-        [np.zeros((1, m)), _random_stream("posterior", seed).standard_normal((n, m))]
-    )
-    variances, axes = np.linalg.eigh(patient.covariance)
+    return draw_normal(patient.mean, patient.covariance, "posterior", n, seed)
+
+
+def draw_normal(mean: Array, covariance: Array, name: str, n: int, seed: int) -> Array:
+    """Draw from a normal distribution, ``(n + 1, m)``; the mean is first.
+
+    Args:
+        mean: ``(m,)``.
+        covariance: ``(m, m)``.
+        name: of the stream of random numbers.
+        n: number of draws.
+        seed: of the random numbers.
+    """
+    m = len(mean)
+    z = np.concatenate([np.zeros((1, m)), _random_stream(name, seed).standard_normal((n, m))])
+    variances, axes = np.linalg.eigh(covariance)
     # only the symmetric root does not depend on the signs of the eigenvectors
     root = (axes * np.sqrt(variances.clip(0.0))) @ axes.T
-    return np.asarray(patient.mean + z @ root)
+    return np.asarray(mean + z @ root)
 
 
-def draw_parameter(parameter: Parameter, n: int, seed: int) -> Array:
-    """Draw a parameter from its prior or range, ``(n + 1,)``; its value is first."""
-    distribution = parameter.distribution()
-    assert distribution is not None
-    return distribution.values_at_deviates(
-        np.append(0.0, _random_stream(parameter.symbol, seed).standard_normal(n))
-    )
+def draw_scalar(name: str, n: int, seed: int) -> Array:
+    """Draw a scalar of the model from its prior, ``(n + 1,)``; its default is first."""
+    scalar = SCALARS[name]
+    sd = scalar.prior.sd
+    distribution = ParameterDistribution(scalar.default, sd, sd, scalar.scale == "log")
+    drawn = distribution.values_at_deviates(standard_deviates(name, n, seed))
+    return np.minimum(drawn, SCALAR_UPPER_BOUNDS.get(name, np.inf))
 
 
-def uncertain_parameters(arms: Sequence[Arm]) -> tuple[Parameter, ...]:
-    """Uncertain parameters of the arms, from the table and from the formulations' own."""
-    wanted = {s: PARAMETERS[s] for s in WALL_SYMBOLS + CELL_SYMBOLS + VESSEL_SYMBOLS + KILL_SYMBOLS}
-    for f in arm_formulations(arms):
-        wanted |= {s: f.parameter(s) for s in f.symbols()}
-    if any(a.treatment.radiation.fractions for a in arms):
-        wanted |= _parameters_with_prefix("RT_")
-    if any(a.treatment.heating_intervals_s for a in arms):
-        wanted |= _parameters_with_prefix("HT_")
-    return tuple(
-        p for s, p in wanted.items() if s not in CONVENTIONS and p.distribution() is not None
-    )
+def standard_deviates(name: str, n: int, seed: int) -> Array:
+    """Standard normal deviates of one quantity, ``(n + 1,)``; 0 is first."""
+    return np.append(0.0, _random_stream(name, seed).standard_normal(n))
 
 
-def arm_formulations(arms: Sequence[Arm]) -> tuple[Formulation, ...]:
-    """Every formulation of the arms."""
-    return tuple(dict.fromkeys(g.formulation for a in arms for g in a.treatment.doses))
+def parameter_distributions(arms: Sequence[Arm]) -> dict[str, ParameterDistribution]:
+    """Distributions of the uncertain parameters of the arms, by symbol.
+
+    They are those of the table, of the formulations' own parameters, and of the errors of measured
+    plasma samples.
+    """
+    treatments = [a.treatment for a in arms]
+    found = {
+        s: d
+        for s, p in simulation_parameters(treatments, microscale=True).items()
+        if s not in NORMAL_TISSUE_SYMBOLS and (d := p.distribution()) is not None
+    }
+    for t in treatments:
+        if t.measured_plasma is not None:
+            found |= t.measured_plasma.error_distributions()
+    return found
+
+
+def _draw_considered(
+    considered: ConsideredParameters | None,
+    distributions: Mapping[str, ParameterDistribution],
+    n: int,
+    seed: int,
+) -> dict[str, Array]:
+    """Draw the parameters that a fit considered, jointly; row 0 is at the mean of the deviates."""
+    if considered is None or not considered.symbols:
+        return {}
+    z = draw_normal(considered.mean, considered.covariance, "considered parameters", n, seed)
+    return {
+        s: distributions[s].values_at_deviates(z[:, i])
+        for i, s in enumerate(considered.symbols)
+        if s in distributions
+    }
 
 
 def _random_stream(name: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
-
-
-def _parameters_with_prefix(prefix: str) -> dict[str, Parameter]:
-    return {s: p for s, p in PARAMETERS.items() if s.startswith(prefix)}
 
 
 def _draw_radiation_effect(
@@ -206,16 +237,39 @@ def _notes(
     values: Mapping[str, Array],
     n: int,
     radiation: RadiationEffect | None,
+    from_priors: tuple[str, ...],
+    of_fit: tuple[str, ...],
 ) -> Iterable[str]:
-    if n:
+    if n and patient.names:
         yield (
             f"{n} joint draws: unknowns of the fit from its posterior, and {len(values)} other"
             " parameters independently of each other."
         )
+    elif n:
+        yield (
+            f"{n} joint draws: {len(from_priors)} scalars of the model and {len(values)} other"
+            " parameters, independently of each other."
+        )
+        if from_priors:
+            yield (
+                "There is no fit: every scalar of the model that is not stated is drawn from its"
+                " prior, so that every interval is one of the prior and not of this tumour."
+            )
+    if n:
         yield RANGE_INTERPRETATION
-    if not patient.names:
+    if n and patient.names and from_priors:
+        yield (
+            f"{', '.join(SCALARS[s].label for s in from_priors)}: not among the unknowns of the"
+            " fit, and drawn from the prior."
+        )
+    if n and of_fit:
+        yield (
+            f"{', '.join(of_fit)}: drawn jointly from what the fit left of their uncertainty,"
+            " independently of its unknowns."
+        )
+    if not patient.names and not from_priors:
         yield "Scalars of the tissue are not inferred and are the same in every draw."
-    for f in arm_formulations(arms):
+    for f in list_formulations(a.treatment for a in arms):
         if f.permeability == "PS_l" and f.name != patient.imaged_formulation and patient.names:
             of = (
                 f"images of the {patient.imaged_formulation} carrier"

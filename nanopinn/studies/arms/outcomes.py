@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nanopinn.inference.saved_fit import fit_file_path
+from nanopinn.io.array_volume import ArrayVolume
 from nanopinn.io.checkpoint_store import run_identity
 from nanopinn.parameters import HOUR, NG, UG_H_PER_ML, UG_PER_ML, UM
 from nanopinn.physics.cell_kill import KILL_MODELS, KillModel
@@ -394,8 +395,8 @@ def _describe_influences(influences: Sequence[InputSensitivity]) -> list[str]:
 
 def list_comparison_files(
     patient: Patient, arms: Sequence[Arm], schedule: Path | None, settings: ComparisonSettings
-) -> tuple[Path, ...]:
-    """List every file that a comparison reads.
+) -> tuple[Path | ArrayVolume, ...]:
+    """List every file and volume in memory that a comparison reads.
 
     Args:
         patient: tissue and posterior.
@@ -409,8 +410,8 @@ def list_comparison_files(
         for f in (*a.treatment.files, *(h.file for h in a.treatment.heatings if h.file is not None))
     ]
     second = [fit_file_path(settings.radiation_from.folder)] if settings.radiation_from else []
-    tissue = [f for f in patient.tissue.files if isinstance(f, Path)]
-    return tuple(dict.fromkeys([*tissue, *([schedule] if schedule else []), *of_arms, *second]))
+    files = dict.fromkeys([*([schedule] if schedule else []), *of_arms, *second])
+    return (*patient.tissue.files, *files)
 
 
 def comparison_identity(

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
 from nanopinn.inference.device import on_device
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.nuisance_scales import AIF_SCALE
 from nanopinn.inference.saved_fit import (
     FILE,
@@ -25,7 +26,9 @@ from nanopinn.inference.saved_fit import (
 from nanopinn.inference.unknowns import UnknownSet
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tissue_maps import MARGIN_M
+from nanopinn.physics.treatment import Treatment
 from nanopinn.solvers.grid import Domain
+from nanopinn.studies.simulation_parameters import StatedValues
 from nanopinn.studies.tissue_source import SimulatedTissue, tissue_from_phantom
 
 if TYPE_CHECKING:
@@ -35,6 +38,29 @@ Array = NDArray[np.float64]
 
 #: Upper bounds of scalars that are fractions by definition, such as the transmission of a wall.
 SCALAR_UPPER_BOUNDS = {"leak_l": 1.0}
+
+
+class ConsideredParameters(Protocol):
+    """Parameters whose uncertainty a fit considered besides its unknowns.
+
+    Attributes:
+        symbols: of the parameters.
+        mean: after the fit, in standard normal deviates of the distribution of each, ``(k,)``.
+        covariance: after the fit, in the same deviates, ``(k, k)``.
+    """
+
+    @property
+    def symbols(self) -> tuple[str, ...]: ...
+    @property
+    def mean(self) -> Array: ...
+    @property
+    def covariance(self) -> Array: ...
+
+
+def imaged_treatment(problem: InverseProblem) -> Treatment | None:
+    """The treatment that the drug images of a fit showed; None without drug images."""
+    course = getattr(problem, "course", None)
+    return course.treatment if problem.drug and course is not None else None
 
 
 @dataclass(frozen=True)
@@ -51,6 +77,8 @@ class Patient:
         flow_refine: cells of the flow per voxel edge, as in the fit.
         rim: distance from the tumour's edge within which voxels are refined, m; None: everywhere.
         imaged_formulation: name of the formulation that post-dose images showed, if there were any.
+        imaged: the treatment that they showed, if there were any.
+        considered: parameters that the fit considered besides its unknowns, if there were any.
     """
 
     tissue: SimulatedTissue
@@ -61,6 +89,8 @@ class Patient:
     flow_refine: int = 1
     rim: float | None = None
     imaged_formulation: str | None = None
+    imaged: Treatment | None = None
+    considered: ConsideredParameters | None = None
 
     @classmethod
     def from_result_folder(cls, folder: str | Path, device: str = "cpu") -> Patient:
@@ -81,9 +111,7 @@ class Patient:
                 file=folder,
                 found=f"no {FILE}",
                 expected="the result folder of a fit",
-                remedy=(
-                    "Fit the same scan, or set `draws=0`: every scalar then has its table value."
-                ),
+                remedy="Fit the same scan.",
             )
         fit = load_fit(folder)
         patient = cls.from_fitted_problem(
@@ -165,7 +193,10 @@ class Patient:
             )
         tissue = SimulatedTissue(maps, grid, domain, {}, affine, mask, notes)
         names = (*problem.unknowns.names, *((AIF_SCALE,) if fitted.aif_sd else ()))
-        imaged_formulation = PH_SENSITIVE.name if problem.drug else None
+        imaged = imaged_treatment(problem)
+        imaged_formulation: str | None = PH_SENSITIVE.name if problem.drug else None
+        if imaged is not None:
+            imaged_formulation = (imaged.carrier or imaged.doses[0].formulation).name
         patient = cls(
             tissue,
             names,
@@ -175,13 +206,30 @@ class Patient:
             problem.setting.flow_refine,
             problem.setting.rim,
             imaged_formulation,
+            imaged,
+            getattr(fitted, "considered", None),
         )
         return patient._with_medians_at(point)
 
     @classmethod
-    def from_phantom(cls, settings: PhantomSettings, device: str = "cpu") -> Patient:
-        """The tumour of the digital phantom, whose tissue and scalars are known."""
-        return cls(tissue_from_phantom(settings, device), flow_refine=2)
+    def from_phantom(
+        cls, settings: PhantomSettings, device: str = "cpu", *, scalars_are_known: bool = True
+    ) -> Patient:
+        """The tumour of the digital phantom.
+
+        Args:
+            settings: of the phantom.
+            device: of the tensors.
+            scalars_are_known: whether the scalars are the true ones; otherwise only the tissue is.
+        """
+        tissue = tissue_from_phantom(settings, device, scalars_are_known=scalars_are_known)
+        return cls(tissue, flow_refine=2)
+
+    def with_stated_scalars(self, stated: StatedValues) -> Patient:
+        """The same with some scalars of its tissue replaced, and the statement that they are."""
+        scalars = {**self.tissue.scalars, **stated.scalars}
+        said = (*self.tissue.assumptions, *stated.assumptions)
+        return replace(self, tissue=replace(self.tissue, scalars=scalars, assumptions=said))
 
     def with_prior_uncertainty(self) -> Patient:
         """The same tissue with the prior in place of the posterior.

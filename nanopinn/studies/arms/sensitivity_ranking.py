@@ -22,16 +22,14 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from nanopinn.errors import InputError
-from nanopinn.parameters import PARAMETERS, SCALARS, UM, parameter_distribution
+from nanopinn.parameters import PARAMETERS, SCALARS, UM, Parameter, parameter_distribution
 from nanopinn.physics.heat import TemperatureCourse
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.treatment import Treatment
 from nanopinn.progress import Progress, ignore_progress
-from nanopinn.results import GlobalSensitivity, InputSensitivity
+from nanopinn.results import GlobalSensitivity
 from nanopinn.solvers.krogh_exposure import KillCriteria
 from nanopinn.solvers.krogh_treatment import MicroscaleModel, solve_exposure
-from nanopinn.studies.arms.patient import Patient
-from nanopinn.studies.simulate import temperature_course
 
 Array = NDArray[np.float64]
 #: Values of every outcome by name from values of every input by name, ``(point,)`` each; NaN where
@@ -45,7 +43,7 @@ MORRIS_LEVELS = 4
 #: Smallest number of trajectories or points for an index.
 MIN_BLOCKS = 4
 #: Ranked inputs by symbol of the table: vessels, cells, release, walls and interstitium, nuclei,
-#: plasma.
+#: plasma. Symbols of plasma kinetics stand for those of the carrier and the species.
 RANKED_SYMBOLS = (
     "tau_c",
     "R_c",
@@ -248,6 +246,7 @@ def rank_penetration_inputs(
     exchange: tuple[float, float],
     *,
     scalars: Mapping[str, float] | None = None,
+    values: Mapping[str, float] | None = None,
     temperature: TemperatureCourse | None = None,
     inputs: Sequence[UncertainInput] | None = None,
     law: str = "peak",
@@ -270,6 +269,7 @@ def rank_penetration_inputs(
         treatment: what is given.
         exchange: filtration and lymphatic drainage, means over the tumour, 1/s.
         scalars: of the model where they differ from the table's; medians of their distributions.
+        values: of parameters by symbol that do not vary, in place of the table's.
         temperature: of the tissue, if it is heated.
         inputs: in place of :data:`RANKED_SYMBOLS` and :data:`RANKED_MAPS`.
         law: key of the kill model.
@@ -291,13 +291,13 @@ def rank_penetration_inputs(
     def evaluate(at: Mapping[str, Array]) -> dict[str, Array]:
         n = len(next(iter(at.values())))
         moved = {k: v for k, v in at.items() if k in SCALARS}
-        values = {k: v for k, v in at.items() if k not in SCALARS and k not in RANKED_MAPS}
+        drawn = {k: v for k, v in at.items() if k not in SCALARS and k not in RANKED_MAPS}
         microscale = MicroscaleModel.from_arrays(
             maps,
             labels,
             n,
             {**known, **moved},
-            values,
+            {**(values or {}), **drawn},
             lambda t: (np.full((n, 1), J_v), np.full((n, 1), J_L)),
             temperature=temperature,
             classes=RADIUS_CLASSES,
@@ -346,89 +346,28 @@ def input_from_table(
     Raises:
         KeyError: the table has neither a prior nor a range.
     """
-    distribution = parameter_distribution(PARAMETERS[symbol])
+    return input_from_parameter(PARAMETERS[symbol], median, name)
+
+
+def input_from_parameter(
+    parameter: Parameter, median: float | None = None, name: str | None = None
+) -> UncertainInput:
+    """An input with the distribution of a parameter.
+
+    Args:
+        parameter: with a prior or a range.
+        median: in place of its value.
+        name: of the input, if not the symbol.
+
+    Raises:
+        KeyError: it has neither a prior nor a range.
+    """
+    distribution = parameter_distribution(parameter)
     if distribution is None:
-        raise KeyError(f"{symbol} has neither a prior nor a range")
+        raise KeyError(f"{parameter.symbol} has neither a prior nor a range")
     return UncertainInput(
-        name or symbol,
+        name or parameter.symbol,
         (
             distribution if median is None else replace(distribution, median=median)
         ).values_at_deviates,
-    )
-
-
-def rank_influences(
-    patient: Patient, treatment: Treatment, filtration: float, *, counted: KillCriteria, seed: int
-) -> tuple[InputSensitivity, ...]:
-    """Rank inputs by their effect on the fraction of cells beyond the limit that a treatment kills.
-
-    Unknowns of a fit vary within its posterior, other inputs within the distributions of the table.
-
-    Args:
-        patient: tissue and posterior.
-        treatment: what is given.
-        filtration: mean over the tumour, 1/s.
-        counted: thresholds for counting cells.
-        seed: of the random numbers.
-
-    Returns:
-        Sensitivities by falling effect.
-
-    Raises:
-        InputError: as :func:`rank_penetration_inputs`.
-    """
-    tissue = patient.tissue
-    known = {k: float(v) for k, v in tissue.scalars.items() if np.ndim(v) == 0}
-    temperature, _, _ = temperature_course(treatment, tissue)
-    own = {
-        name: float(getattr(tissue.maps, name)[tissue.maps.tumour > 0.5].mean())
-        for name in RANKED_MAPS
-    }
-    inputs = [
-        _posterior_input(patient, s) or input_from_table(s, known.get(s))
-        for s in RANKED_SYMBOLS
-        if _depends_on(treatment, s)
-    ]
-    inputs += [input_from_table(t, own[name], name) for name, t in RANKED_MAPS.items()]
-    found = rank_penetration_inputs(
-        tissue.maps,
-        treatment,
-        (filtration, 0.0),
-        scalars=known,
-        temperature=temperature,
-        inputs=inputs,
-        counted=counted,
-        seed=seed,
-    )
-    s = next(r for name, r in found.items() if name.startswith("killed"))
-    at = {name: i for i, name in enumerate(s.leading)}
-    words = {
-        **{p: PARAMETERS[p].name for p in RANKED_SYMBOLS},
-        **{n: PARAMETERS[t].name for n, t in RANKED_MAPS.items()},
-    }
-    return tuple(
-        InputSensitivity(
-            n,
-            words[n],
-            float(e),
-            *((float(s.total[at[n]]), float(s.total_error[at[n]])) if n in at else (None, None)),
-        )
-        for n, e in zip(s.inputs, s.effect, strict=True)
-    )
-
-
-def _posterior_input(patient: Patient, symbol: str) -> UncertainInput | None:
-    if symbol not in patient.names:
-        return None
-    i = patient.names.index(symbol)
-    mean, sd = float(patient.mean[i]), float(np.sqrt(patient.covariance[i, i]))
-    log = next(u for u in patient.unknowns.items if u.name == symbol).scale == "log"
-    return UncertainInput(symbol, lambda z: np.exp(mean + sd * z) if log else mean + sd * z)
-
-
-def _depends_on(treatment: Treatment, symbol: str) -> bool:
-    """Whether a treatment depends on a parameter; those of carriers matter only with a carrier."""
-    of_carriers = {"krel_TSL_hot", "T_m", "k_TSL", "V_TSL", "PS_l", "leak_l"}
-    return symbol not in of_carriers or (
-        treatment.carrier is not None and symbol in treatment.carrier.symbols()
     )
