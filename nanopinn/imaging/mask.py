@@ -71,7 +71,10 @@ def automatic_mask(concentration_mM: Array, frame_times_s: Array) -> NDArray[np.
     """
     area = np.trapezoid(np.nan_to_num(concentration_mM), frame_times_s, axis=0)
     smooth = ndimage.gaussian_filter(area, 1.0)
-    closed = ndimage.binary_closing(smooth > _otsu(smooth), iterations=1)
+    high = smooth > _otsu(smooth)
+    # closing erodes from the edges of the image, which would leave nothing of a single slice
+    around = np.pad(high, 1, mode="edge")
+    closed = ndimage.binary_closing(around, iterations=1)[1:-1, 1:-1, 1:-1] | high
     labels, count = ndimage.label(ndimage.binary_fill_holes(closed))
     if count == 0 or smooth.max() <= 0:
         raise InputError(

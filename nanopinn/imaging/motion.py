@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from nanopinn.imaging.registration import (
     MIN_VOXELS_PER_AXIS,
     optimise_transform,
+    repeat_edge_slices,
     rigid_parameter_weights,
+    thin_axis_padding,
     to_sitk_image,
 )
 
@@ -60,8 +62,9 @@ def correct_motion(
     Returns:
         The registered series and its motion.
     """
-    known = np.nan_to_num(series)
+    padding = thin_axis_padding(series.shape[1:])
     affine = np.diag([*voxel_mm, 1.0])
+    known = np.stack([repeat_edge_slices(f, affine)[0] for f in np.nan_to_num(series)])
     frames = [to_sitk_image(f, affine) for f in known]
     reference, transforms = frames[0], [_identity_transform(frames[0])] * len(frames)
     for turn in range(_PASSES):
@@ -73,8 +76,11 @@ def correct_motion(
             transforms[i] = _register(reference, frame, transforms[i])
             progress((turn + (i + 1) / len(frames)) / _PASSES)
     numbers = np.array([t.GetParameters() for t in transforms])
-    series = np.stack([_moved(f, reference, t) for f, t in zip(frames, transforms, strict=True)])
-    return series, MotionTrace(numbers[:, 3:], np.rad2deg(numbers[:, :3]))
+    moved = [_moved(f, reference, t) for f, t in zip(frames, transforms, strict=True)]
+    inside = tuple(slice(n, n + size) for n, size in zip(padding, series.shape[1:], strict=True))
+    return np.stack([f[inside] for f in moved]), MotionTrace(
+        numbers[:, 3:], np.rad2deg(numbers[:, :3])
+    )
 
 
 def _moved(frame: sitk.Image, reference: sitk.Image, transform: sitk.Euler3DTransform) -> Array:

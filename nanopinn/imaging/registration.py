@@ -22,6 +22,8 @@ TransformT = TypeVar("TransformT", sitk.Euler3DTransform, sitk.AffineTransform)
 #: Along an axis with fewer voxels than this a scale, or in a series a motion, is not determined
 #: and is not estimated.
 MIN_VOXELS_PER_AXIS = 8
+#: Least voxels along every axis of an image whose gradient is computed (SimpleITK).
+_MIN_VOXELS_OF_GRADIENT = 4
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def register_images(
     averaged = _average_over_voxels(target, target_affine, affine)
     fixed, moving = (
         to_sitk_image(image, frame @ affine),
-        to_sitk_image(averaged, frame @ target_affine),
+        to_sitk_image(*repeat_edge_slices(averaged, frame @ target_affine)),
     )
     depth = _depths(image, target, frame @ target_affine)
     still = sitk.Euler3DTransform()
@@ -257,6 +259,27 @@ def to_sitk_image(values: Array, affine: Array) -> sitk.Image:
     image.SetDirection((affine[:3, :3] / size).ravel().tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     return image
+
+
+def repeat_edge_slices(values: Array, affine: Array) -> tuple[Array, Array]:
+    """Repeat the first and last voxels of axes too short for the gradient of an image.
+
+    Args:
+        values: ``(x, y, z)``.
+        affine: ``(4, 4)``.
+
+    Returns:
+        The image with at least four voxels along every axis, and its affine.
+    """
+    more = thin_axis_padding(values.shape)
+    moved = affine.copy()
+    moved[:3, 3] -= affine[:3, :3] @ np.array(more, dtype=np.float64)
+    return np.pad(values, [(n, n) for n in more], mode="edge"), moved
+
+
+def thin_axis_padding(shape: tuple[int, ...]) -> list[int]:
+    """Voxels that :func:`repeat_edge_slices` adds on either side of every axis."""
+    return [max(0, -((n - _MIN_VOXELS_OF_GRADIENT) // 2)) for n in shape]
 
 
 RegistrationMethod = Literal["none", "rigid", "affine"]

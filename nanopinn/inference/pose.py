@@ -42,6 +42,7 @@ from nanopinn.physics.tissue_maps import (
     PH_SMOOTHING_VOXELS,
     TissueMaps,
     cut_tissue_box,
+    describe_cut_faces,
     fill_kinetic_maps,
     shrink_to_tumour_mean,
     smooth_pH,
@@ -184,6 +185,8 @@ def pose_problem_from_images(
     tissue, covariance, notes = _build_tissue_maps(imaging, domain, device)
     tissue = replace(tissue, cut=cut)
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
+    if not settings.inflow:
+        notes += describe_cut_faces(imaging.mask, cut)
     notes += [n for image in images for n in image.notes]
     drug = tuple(_drug_observation(image, imaging.mask, domain, device) for image in images)
     unknowns = UnknownSet(scalar_unknowns())
@@ -387,7 +390,7 @@ def _drug_observation(
     image: DrugImage, mask: NDArray[np.bool_], domain: Domain, device: str
 ) -> DrugObservation:
     """A drug image without the border layer of the tumour, whose voxels contain two tissues."""
-    core = binary_erosion(mask)
+    core = binary_erosion(mask, border_value=1)  # the tumour continues beyond the image
     usable = (core if core.sum() >= MIN_CORE_VOXELS else mask) & np.isfinite(image.values)
     known = np.nan_to_num(image.values)
 

@@ -105,7 +105,7 @@ def add_unknown_functions(
             else centred_tumour_basis(problem)
         )
         functions.append(field_unknown(name, shapes[name], FIELD_SD, FIELD_LENGTH_M, kind))
-    if problem.setting.maps.cut:
+    if settings.inflow:
         shapes[INFLOW] = inflow_radial_basis(problem)
         functions.append(inflow_unknown(shapes[INFLOW], INFLOW_SD, FIELD_LENGTH_M))
     if settings.release_in_time is not None:
@@ -213,22 +213,21 @@ def without_unknown_functions(problem: InverseProblem) -> InverseProblem:
 
 
 def truncating_faces(mask: NDArray[np.bool_], settings: FitSettings) -> tuple[tuple[int, int], ...]:
-    """Faces of the image beyond which the tumour extends, if the settings allow inflow there.
+    """Faces of the image beyond which the tumour extends.
 
     Args:
         mask: tumour mask, ``(x, y, z)``.
         settings: settings of the fit.
 
     Returns:
-        Axis and side of each face; none if the settings do not allow inflow.
+        Axis and side of each face: of every face that the tumour touches where the flow there is
+        unknown, else of those that cut it.
 
     Raises:
-        InputError: the settings allow inflow, but no face cuts the tumour.
+        InputError: the settings ask for an unknown inflow, but no face cuts the tumour.
     """
-    if not settings.inflow:
-        return ()
-    cut = Domain.cut_faces(mask)
-    if not cut:
+    cut = Domain.cut_faces(mask, 0.0) if settings.inflow else Domain.cut_faces(mask)
+    if settings.inflow and not cut:
         raise InputError(
             "no face of the image cuts the tumour, so there is no inflow through a face",
             field="inflow",
@@ -377,10 +376,10 @@ def inflow_map(fit: EngineFit, domain: Domain) -> list[MapEstimate]:
         domain: box of the fit within the grid of the scan.
 
     Returns:
-        One map, or none if no face cuts the tumour.
+        One map, or none if the inflow is no unknown.
     """
     problem = fit.problem
-    if not problem.setting.maps.cut:
+    if not any(f.name == INFLOW for f in problem.unknowns.functions):
         return []
     at = problem.unknowns.where(INFLOW)
     shapes = problem.setting.maps.shapes[INFLOW]

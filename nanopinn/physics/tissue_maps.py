@@ -38,8 +38,9 @@ class TissueMaps:
         shapes: basis functions of the logarithm of a multiplier in space, by its name
             (:data:`nanopinn.parameters.unknown_registry.MULTIPLIERS`), ``(k, x, y, z)``; a model's
             scalar of that name, ``(k,)``, holds their weights.
-        cut: faces of the box that cut the tumour, as (axis, side) with side 0 or 1. No fluid
-            crosses them except the unknown :data:`nanopinn.parameters.unknown_registry.INFLOW`.
+        cut: faces of the box that cut the tumour, as (axis, side) with side 0 or 1. Beyond them the
+            tumour continues as its mirror image, so that nothing crosses them except the unknown
+            :data:`nanopinn.parameters.unknown_registry.INFLOW`.
         PS_mean: mean PS of the whole tumour, where the maps are a part of it, 1/s; the mean of the
             maps if None.
     """
@@ -68,6 +69,35 @@ class TissueMaps:
         return self.PS / (
             self.PS[self.tumour > 0.5].mean() if self.PS_mean is None else self.PS_mean
         )
+
+
+def describe_cut_faces(mask: NDArray[np.bool_], cut: tuple[tuple[int, int], ...]) -> list[str]:
+    """How the tumour continues beyond the image, as sentences; none where it touches no face.
+
+    Args:
+        mask: tumour in the image, ``(x, y, z)``.
+        cut: faces of the image beyond which it continues, as (axis, side).
+    """
+    found = []
+    for axis, name in enumerate("xyz"):
+        if mask.shape[axis] == 1:
+            found.append(f"The image is a single slice along {name}, beyond which the tumour")
+            continue
+        for side, which in enumerate(("first", "last")):
+            section = mask.take(-side, axis=axis).sum()
+            share = section / mask.sum(axis=tuple(a for a in range(3) if a != axis)).max()
+            if (axis, side) in cut:
+                found.append(f"The {which} slice along {name} cuts the tumour, which beyond it")
+            elif section:
+                found.append(
+                    f"The tumour touches the {which} slice along {name} with {share:.0%} of its"
+                    " largest section, and is taken to end there."
+                )
+    mirrored = (
+        " is taken to continue as its mirror image (no fluid, drug or heat crosses the cut). No"
+        " interval includes the error of this assumption; an image of the whole tumour avoids it."
+    )
+    return [text if text.endswith(".") else text + mirrored for text in found]
 
 
 def fill_missing_voxels(

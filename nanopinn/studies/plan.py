@@ -437,6 +437,8 @@ def _unmeasured_observation(image: PlannedImage, problem: InverseProblem) -> Dru
     """A planned image without values, in the voxels in which drug images of the patient count."""
     tumour = problem.setting.maps.tumour
     one = torch.ones_like(tumour)
-    core = torch.as_tensor(binary_erosion((tumour > 0.5).cpu().numpy()), device=tumour.device)
+    core = torch.as_tensor(
+        binary_erosion((tumour > 0.5).cpu().numpy(), border_value=1), device=tumour.device
+    )
     voxels = problem.drug[0].voxels if problem.drug else core
     return DrugObservation(image.time_s, image.quantity, 0 * one, one, one, voxels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import InitVar, dataclass, fields
+from dataclasses import InitVar, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from nanopinn.physics.tissue_maps import (
     PH_SMOOTHING_VOXELS,
     TissueMaps,
     cut_tissue_box,
+    describe_cut_faces,
     fill_kinetic_maps,
     fill_missing_voxels,
     shrink_to_tumour_mean,
@@ -421,12 +422,13 @@ def _build_tissue_in_box(
 ) -> SimulatedTissue:
     """Fill missing voxels and cut the box around the tumour."""
     spacing = tuple(float(h) * MM for h in np.linalg.norm(found.affine[:3, :3], axis=0))
-    inside, domain = found.mask, Domain.from_mask(found.mask, spacing, MARGIN_M)
+    inside, faces = found.mask, Domain.cut_faces(found.mask)
+    domain = Domain.from_mask(inside, spacing, MARGIN_M, faces)
     layers = {"Ktrans": found.Ktrans, "ve": found.ve, "vp": found.vp, "pH": found.pH}
     holes = {name: int((inside & ~np.isfinite(a)).sum()) for name, a in layers.items()}
     kinetics = fill_kinetic_maps(found.Ktrans, found.ve, found.vp, inside)
     pH = fill_missing_voxels(found.pH, inside, value("pHe_n"), LOWEST_PH, HIGHEST_PH)
-    maps = cut_tissue_box(*kinetics, pH, inside, domain.crop, device)
+    maps = replace(cut_tissue_box(*kinetics, pH, inside, domain.crop, device), cut=faces)
     notes = [
         *notes,
         *(
@@ -440,5 +442,6 @@ def _build_tissue_in_box(
         " tumour; the porosity is ve. Outside the tumour flow and walls have the table's values for"
         f" normal tissue, of which {MARGIN_M / MM:g} mm around the tumour are solved."
     )
+    notes += describe_cut_faces(inside, faces)
     grid = Grid(domain.shape, (spacing[0], spacing[1], spacing[2]))
     return SimulatedTissue(maps, grid, domain, scalars, found.affine, inside, tuple(notes), files)

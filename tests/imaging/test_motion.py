@@ -88,6 +88,17 @@ def test_out_of_plane_motion_of_a_thin_slab_is_not_estimated(still: np.ndarray) 
     )
 
 
+def test_in_plane_motion_of_a_single_slice_is_corrected(still: np.ndarray) -> None:
+    slab = still[:, :, :, 6:7].copy()
+    slab[8:] = [shift(f, (1.5, 0, 0), order=3, mode="nearest") for f in slab[8:]]
+    back, trace = correct_motion(slab, VOXEL_MM)
+    assert back.shape == slab.shape
+    assert (trace.translation_mm[:, 2] == 0).all()
+    np.testing.assert_allclose(
+        trace.translation_mm[8:, 0] - trace.translation_mm[:8, 0].mean(), 1.5, atol=0.25
+    )
+
+
 def test_motion_is_reported_with_the_maps(own_study: Study) -> None:
     import nibabel as nib
 

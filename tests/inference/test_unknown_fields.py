@@ -105,9 +105,18 @@ def test_inflow_without_a_cut_face_and_repeated_fields_are_refused(fitted) -> No
         truncating_faces(mask, FitSettings(inflow=True))
     mask[4, 2, 2] = mask[3, 0, 2] = True
     assert truncating_faces(mask, FitSettings(inflow=True)) == ((0, 1), (1, 0))
-    assert truncating_faces(mask, FitSettings()) == ()
     with pytest.raises(InputError, match="twice"):
         add_unknown_functions(fitted.problem, FitSettings(field=("release", "release:neural")))
+
+
+def test_faces_with_less_than_four_fifths_of_the_largest_section_do_not_cut() -> None:
+    mask = np.zeros((5, 10, 5), dtype=bool)
+    mask[2:, :, 2] = True
+    mask[4, 8:, 2] = False
+    assert truncating_faces(mask, FitSettings()) == ((0, 1), (1, 0))
+    mask[4, 7, 2] = False
+    assert truncating_faces(mask, FitSettings()) == ((1, 0),)
+    assert truncating_faces(mask, FitSettings(inflow=True)) == ((0, 1), (1, 0), (1, 1))
 
 
 def test_functions_that_need_drug_images_are_named_without_them(fitted) -> None:
