@@ -172,8 +172,7 @@ def _radiation_peak_time(t: Treatment) -> float | None:
 
 
 def flow_maps(course: TreatmentTimeline, tissue: SimulatedTissue) -> dict[str, MapEstimate]:
-    """Pressure and velocity at the start, the release rate of a carrier, and pressure after heat and
-    radiation.
+    """Pressure and velocity at the start, release rate of a carrier, and pressure after events.
 
     Args:
         course: the treatment.

@@ -332,11 +332,10 @@ def _notes(t: Treatment) -> list[str]:
 
 
 def _notes_on_drug(t: Treatment) -> list[str]:
-    returned = "rug that leaves the tumour does not return to the plasma."
+    plasma = "Plasma kinetics are those of the population in the parameter table."
     return [
-        f"D{returned}"
-        if t.measured_plasma is not None
-        else "Plasma kinetics are those of the population in the parameter table; d" + returned,
+        *([] if t.measured_plasma is not None else [plasma]),
+        "Drug that leaves the tumour does not return to the plasma.",
         (
             f"Microvessels are a well-mixed pool with a transit time of {value('tau_c'):g} s (from"
             " memory, 2 to 15 s in the literature); heat does not change the transit time."

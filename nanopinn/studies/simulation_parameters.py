@@ -23,8 +23,9 @@ NORMAL_TISSUE_SYMBOLS = ("SV_n", "P_f_n", "D_f_n", "P_b_n", "sigmaT_n", "P_l_n",
 #: Conventions, such as reference values and definitions, which have no uncertainty.
 CONVENTIONS = frozenset({"pH_ref", "T_hot", "T_body", "RT_D", "HT_T", "p_O2_hyp", "p_O2_nec"})
 
-#: A stated value beyond the range of its parameter by this factor is refused as an error of unit.
-STATED_RANGE_FACTOR = 1000.0
+#: A stated value beyond the range of its parameter by this factor is refused as an error of unit,
+#: the root of the usual 1,000.
+STATED_RANGE_FACTOR = 1000**0.5
 
 
 @dataclass(frozen=True)
@@ -115,14 +116,14 @@ def read_stated_values(
             si = _read_scalar(scalar, content)
             scalars[scalar.name] = si
             unit = "" if scalar.unit == "1" else f" {scalar.unit}"
-            descriptions.append(f"{scalar.label} = {si * scalar.per_unit:.6g}{unit}")
+            descriptions.append(f"{scalar.label} = {si * scalar.per_unit:.5g}{unit}")
         elif scalar is None and name in parameters:
             p = parameters[name]
             values[name] = si = _read_parameter(p, content)
             unit = "" if p.unit == "1" else f" {p.unit}"
-            descriptions.append(f"{p.name} ({name}) = {si:.6g}{unit}")
+            descriptions.append(f"{p.name} ({name}) = {si:.5g}{unit}")
         else:
-            raise _refusal(name, scalar, parameters)
+            raise _refusal(name, scalar, parameters, treatments)
     return StatedValues(scalars, values, tuple(descriptions))
 
 
@@ -199,7 +200,7 @@ def _plausible_range(
     low, high = (middle if low is None else low), (middle if high is None else high)
     if unit == "K":
         return 273.15, 373.15
-    if unit == "1" and 0 <= low and high <= 1:
+    if unit == "1" and low >= 0 and high <= 1:
         return 0.0, 1.0
     if linear:
         return low - 2 * (high - low), high + 2 * (high - low)
@@ -223,10 +224,13 @@ def _require_plausible(
 
 
 def _refusal(
-    name: str, scalar: ScalarDefinition | None, parameters: Mapping[str, Parameter]
+    name: str,
+    scalar: ScalarDefinition | None,
+    parameters: Mapping[str, Parameter],
+    treatments: Sequence[Treatment],
 ) -> InputError:
-    known = ", ".join(f"{s.name} ({s.unit})" for s in SCALARS.values() if s.unit != "1")
-    plain = ", ".join(s.name for s in SCALARS.values() if s.unit == "1")
+    scalars = [s for s in SCALARS.values() if _depends_on_scalar(s, treatments, parameters)]
+    known = ", ".join(s.name + ("" if s.unit == "1" else f" ({s.unit})") for s in scalars)
     composite = next((s for s in SCALARS.values() if s.symbol == name and s.factor_symbol), None)
     if composite is not None:
         return InputError(
@@ -241,7 +245,7 @@ def _refusal(
             "a value is stated that this simulation does not depend on",
             field="values",
             found=name,
-            expected=f"{known}, {plain}, or one of {', '.join(parameters)}",
+            expected=f"{known}, or one of {', '.join(s for s in parameters if s not in SCALARS)}",
             remedy="Leave it out; a parameter of a carrier needs a dose of that carrier.",
         )
     near = difflib.get_close_matches(name, [*SCALARS, *parameters], n=3, cutoff=0.6)
@@ -249,6 +253,6 @@ def _refusal(
         "a value is stated for an unknown parameter",
         field="values",
         found=name,
-        expected=f"{known}, {plain}, or a symbol of the parameter table",
-        remedy=f"Did you mean {' or '.join(near)}?" if near else "See docs/parameters.",
+        expected=f"{known}, or a symbol of the parameter table",
+        remedy=f"Did you mean {' or '.join(near)}?" if near else "Correct the name.",
     )

@@ -79,8 +79,8 @@ def build_arms(
 
     Raises:
         InputError: there is no arm or one is given twice, a formulation is unknown, no arm responds
-            to the heat, another species than humans has no dose, the treatment is given both here and in a schedule, or as
-            :func:`nanopinn.studies.schedule.read_schedule`.
+            to the heat, another species than humans has no dose, the treatment is given both here
+            and in a schedule, or as :func:`nanopinn.studies.schedule.read_schedule`.
     """
     formulations = _formulations(names)
     if schedule is None:

@@ -1,4 +1,4 @@
-"""Inputs of a comparison of arms: the tumour, the arms, stated values and the effect of radiation."""
+"""Inputs of a comparison: the tumour, the arms, stated values and the effect of radiation."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_comparison_inputs(
     patient = _read_patient(settings, device, folder, phantom, maps)
     notes: tuple[str, ...] = ()
     if patient.imaged is not None:
-        settings, notes = _with_imaged_subject(settings, schedule, patient.imaged)
+        settings, notes = with_imaged_subject(settings, schedule, patient.imaged)
     arms, of_arms = arms_from_settings(settings, schedule)
     arms, of_plasma = arms_with_measured_plasma(arms, patient.imaged)
     stated = read_stated_values(settings.values, [a.treatment for a in arms], microscale=True)
@@ -86,10 +86,19 @@ def _read_patient(
     return Patient.from_result_folder(folder, device)
 
 
-def _with_imaged_subject(
+def with_imaged_subject(
     settings: ComparisonSettings, schedule: Path | None, imaged: Treatment
 ) -> tuple[ComparisonSettings, tuple[str, ...]]:
-    """The settings with the subject of the fit where they state none."""
+    """The settings with the subject of the fit where they state none.
+
+    Args:
+        settings: of the comparison.
+        schedule: file of the treatment, which states the subject where it is given.
+        imaged: treatment that the drug images of the fit showed.
+
+    Returns:
+        The settings, and what is assumed.
+    """
     subject, name = imaged.subject, imaged.subject.species.name
     if schedule is not None:
         return settings, ()

@@ -1,6 +1,4 @@
-"""A patient's tumour: tissue with the posterior of the scalars of the model, from a fit, or with their
-priors.
-"""
+"""A patient's tumour: its tissue, and the posterior of the scalars of a fitted model."""
 
 from __future__ import annotations
 
