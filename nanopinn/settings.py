@@ -388,7 +388,7 @@ class PlanSettings(StudySettings):
         candidates: drug images that could be added; none: encapsulated and released from 0.5 to
             72 h.
         image_noise: noise of images that state none, over their largest value.
-        aif: arterial input by name, or a TSV/CSV file.
+        aif: arterial input by name, or a TSV/CSV file; None: that of the species.
         preset: accuracy of the solution.
         draws: tumours and parameters to average over; the first is at the prior medians.
         seed: of the draws.
@@ -410,7 +410,7 @@ class PlanSettings(StudySettings):
     drug: tuple[str, ...] = ()
     candidates: tuple[str, ...] = ()
     image_noise: Annotated[float, Field(gt=0, le=1)] = 0.05
-    aif: str = "parker"
+    aif: str | None = None
     preset: Literal["fast", "default", "accurate"] = "fast"
     draws: Annotated[
         int,

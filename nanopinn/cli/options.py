@@ -46,9 +46,9 @@ Config = Annotated[
 Device = Annotated[str | None, typer.Option(help="Device to compute on: auto, cpu or cuda[:N].")]
 
 _AIF_HELP = (
-    "Arterial input function: a population curve (parker, the default, georgiou, weinmann or"
-    " preclinical); measured in the scan (auto or mask:FILE); or a TSV/CSV file with the columns"
-    " time_s and plasma_mM or blood_mM."
+    "Arterial input function: a population curve (parker, georgiou, weinmann or preclinical;"
+    " default: that of the species, else parker); measured in the scan (auto or mask:FILE); or a"
+    " TSV/CSV file with the columns time_s and plasma_mM or blood_mM."
 )
 
 _REGISTER_HELP = (

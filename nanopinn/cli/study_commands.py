@@ -207,9 +207,7 @@ def plan(
     ] = None,
     aif: Annotated[
         str | None,
-        typer.Option(
-            help="Arterial input: parker (default), georgiou, weinmann, preclinical or a TSV/CSV."
-        ),
+        typer.Option(help="Arterial input: parker, georgiou, weinmann, preclinical or a TSV/CSV."),
     ] = None,
     ph: Annotated[
         bool | None,
@@ -304,7 +302,7 @@ def plan(
             found = plan_protocol(settings, folder=folder, progress=progress)
         typer.echo(format_plan(found))
         if out is not None:
-            dump = settings.model_dump() | {"aif": Path(settings.aif).name}
+            dump = settings.model_dump() | {"aif": settings.aif and Path(settings.aif).name}
             typer.echo(f"Table: {write_plan(out, found, dump, overwrite=overwrite)}")
 
 

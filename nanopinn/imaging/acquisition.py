@@ -76,7 +76,11 @@ class DceAcquisition:
 
 
 def load_acquisition(
-    dce: VolumeSource, frames: int, pixdim4_s: float, overrides: Mapping[str, Any] | None = None
+    dce: VolumeSource,
+    frames: int,
+    pixdim4_s: float,
+    overrides: Mapping[str, Any] | None = None,
+    default_hematocrit: float | None = None,
 ) -> DceAcquisition:
     """Acquisition of a series from its sidecar and the overrides, which replace it.
 
@@ -85,6 +89,7 @@ def load_acquisition(
         frames: number of frames.
         pixdim4_s: frame spacing of the header, s; NaN if none.
         overrides: values under the keys of the sidecar.
+        default_hematocrit: fraction where none is stated; that of humans if None.
 
     Raises:
         InputError: timing, TR or flip angle are missing, out of range or contradict each other.
@@ -94,7 +99,8 @@ def load_acquisition(
     times = _frame_times(side, frames, pixdim4_s, name, dce, notes)
     ready = side.get("Units") in CONCENTRATION_UNITS
     tr, flip = (float("nan"), float("nan")) if ready else read_excitation(side, name, notes)
-    relaxivity, hematocrit = _relaxivity(side, name, notes), _hematocrit(side, name, notes)
+    relaxivity = _relaxivity(side, name, notes)
+    hematocrit = _hematocrit(side, name, notes, default_hematocrit)
     baseline, arrival = _read_baseline(side, times, name)
     dose = _number(side, "ContrastDose", name, 0.001, 2.0)
     return DceAcquisition(
@@ -133,12 +139,15 @@ def _relaxivity(side: Mapping[str, Any], name: Path, notes: list[str]) -> float:
     return value("r1_Gd")
 
 
-def _hematocrit(side: Mapping[str, Any], name: Path, notes: list[str]) -> float:
+def _hematocrit(
+    side: Mapping[str, Any], name: Path, notes: list[str], default: float | None
+) -> float:
     found = _number(side, "Hematocrit", name, 0.2, 0.7)
     if found is not None:
         return found
-    notes.append(f"Haematocrit is taken as {value('Hct'):g}.")
-    return value("Hct")
+    taken = value("Hct") if default is None else default
+    notes.append(f"Haematocrit is taken as {taken:g}.")
+    return taken
 
 
 def _read_baseline(

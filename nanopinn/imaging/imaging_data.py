@@ -40,6 +40,8 @@ from nanopinn.io.nifti import Orientation
 from nanopinn.io.tables import Table, table_from_columns
 
 DELAY_MODES = ("tumour", "voxel")
+#: Arterial input where none is given and no species is stated.
+DEFAULT_AIF = "parker"
 #: Fields that hold one volume each.
 _VOLUMES = ("cest", "cest_pre", "cest_power2", "cest_b0", "mask", "b1")
 
@@ -74,7 +76,8 @@ class ImagingInputs:
         b1: map of true over nominal flip angle.
         relation: of signal and concentration, ``spgr`` or ``linear``.
         aif: ``parker``, ``georgiou``, ``weinmann``, ``preclinical``, ``auto``, ``mask:FILE``, a
-            TSV/CSV file, a mapping of its columns, a :class:`PlasmaCurve`, or an arterial mask.
+            TSV/CSV file, a mapping of its columns, a :class:`PlasmaCurve`, or an arterial mask;
+            None: ``parker``, or that of the species of a fit.
         aif_dispersion_s: mean transit time of a mixing chamber before the tissue, s.
         blood_t1_s: native T1 of blood for arterial inputs measured in the scan, s; None: tabulated.
         model: one of :data:`MODELS`, or ``auto``.
@@ -83,6 +86,7 @@ class ImagingInputs:
         motion: correct rigid motion of the series first.
         assume_ph: pH of the tumour where no CEST scan was made.
         overrides: facts of the acquisition under the keys of the sidecar, which they replace.
+        default_hematocrit: fraction where neither the sidecar nor ``overrides`` states one.
         drug: post-dose images of the drug beside those of the settings of a fit.
         orientation: ``sform`` or ``qform``, where they disagree.
         affine: ``(4, 4)`` to RAS mm, of arrays without one; those of the DCE series if absent.
@@ -109,7 +113,7 @@ class ImagingInputs:
     t1_method: T1FitMethod = "nonlinear"
     b1: VolumeLike = None
     relation: Relation = "spgr"
-    aif: str | VolumeLike = "parker"
+    aif: str | VolumeLike = None
     aif_dispersion_s: float = 0.0
     blood_t1_s: float | None = None
     model: str = "etofts"
@@ -118,6 +122,7 @@ class ImagingInputs:
     motion: bool = False
     assume_ph: float | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    default_hematocrit: float | None = None
     orientation: Orientation | None = None
     drug: tuple[VolumeLike, ...] = ()
     affine: InitVar[Any] = None
@@ -179,13 +184,13 @@ class ImagingInputs:
             hold("aif", table_from_columns(columns, "aif"))
         elif isinstance(self.aif, Mapping):
             hold("aif", table_from_columns(self.aif, "aif"))
-        elif not isinstance(self.aif, (str, Table)):
+        elif self.aif is not None and not isinstance(self.aif, (str, Table)):
             hold("aif", str(self.aif) if isinstance(self.aif, Path) else volume(self.aif, "aif"))
 
     @property
     def aif_source(self) -> AifSource:
         """Where the arterial input comes from."""
-        found: AifSource = self.aif
+        found: AifSource = DEFAULT_AIF if self.aif is None else self.aif
         return found
 
     @property

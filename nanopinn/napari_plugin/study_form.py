@@ -229,7 +229,9 @@ class StudyTab(QWidget):
         self.tumour = SourceBox(viewer, "automatic", "mask")
         self.vfa, self.drug = SourceList(viewer, "vfa"), SourceList(viewer, "drug")
         self.aif = QComboBox()
-        self.aif.addItems(AIF_CHOICES)
+        self.aif.addItem("of the species", None)
+        for name in AIF_CHOICES:
+            self.aif.addItem(name, name)
         self.assumed_ph, self.t1 = QLineEdit(), QLineEdit()
         self.assumed_ph.setPlaceholderText("if no pH was measured, such as 6.9")
         self.t1.setPlaceholderText("s, without a flip-angle set, such as 1.4")
@@ -336,7 +338,7 @@ class StudyTab(QWidget):
             given["assume_ph"] = _number(self.assumed_ph.text(), "'Assumed pH'")
         return (
             given
-            | {"aif": self.aif.currentText()}
+            | ({"aif": chosen} if (chosen := self.aif.currentData()) else {})
             | ({"overrides": self._numbers()} if self._numbers() else {})
         )
 

@@ -387,7 +387,7 @@ def _describe_protocol(
         ),
         (
             f"DCE: {s.frames} frames every {s.frame_spacing_s:g} s, signal to noise {s.snr:g},"
-            f" arterial input {s.aif}; {pH}"
+            f" arterial input {s.aif or 'of the species'}; {pH}"
         ),
         f"Drug images: {', '.join(_noisy_name(i) for i in planned) if planned else 'none'}",
     )

@@ -34,8 +34,10 @@ from nanopinn.imaging.registration import Coregistration
 from nanopinn.parameters import value
 from nanopinn.phantoms.synthetic_study import BOLUS_S, FLIP_DEG, S0, TR_S
 from nanopinn.phantoms.truth import Anatomy, draw_anatomy
+from nanopinn.physics.species import Species, find_species
 from nanopinn.settings import PlanSettings
 from nanopinn.solvers.grid import average_subcells
+from nanopinn.studies.treatment_source import example_settings, stated_species
 
 Array = NDArray[np.float64]
 
@@ -71,8 +73,9 @@ def simulate_planned_scan(settings: PlanSettings, rng: np.random.Generator) -> I
         InputError: the tumour is smaller than two voxels, the scan is too short, or the arterial
             input needs images.
     """
-    tissue, acquisition = _draw_tissue(settings, rng), _acquisition(settings)
-    aif = _aif(settings.aif, acquisition)
+    species = stated_species(example_settings(settings)) or find_species("human")
+    tissue, acquisition = _draw_tissue(settings, rng), _acquisition(settings, species)
+    aif = _aif(settings.aif or species.arterial_input, acquisition)
     C, T1 = _simulate_concentration(tissue, acquisition, aif, settings, rng)
     t = acquisition.frame_times_s
     fitted = fit_volume(C, aif, t, model=extended_tofts.NAME)
@@ -152,7 +155,7 @@ def _average_to_voxels(fine: Anatomy) -> _Tissue:
     )
 
 
-def _acquisition(settings: PlanSettings) -> DceAcquisition:
+def _acquisition(settings: PlanSettings, species: Species) -> DceAcquisition:
     t: Array = np.arange(settings.frames, dtype=np.float64) * settings.frame_spacing_s
     before = int(np.searchsorted(t, BOLUS_S, side="right"))
     if before < 2 or len(t) - before < _MIN_FRAMES_AFTER_BOLUS:
@@ -171,7 +174,7 @@ def _acquisition(settings: PlanSettings) -> DceAcquisition:
         TR_S,
         FLIP_DEG,
         value("r1_Gd"),
-        value("Hct"),
+        value(species.haematocrit),
         value("dose_Gd"),
         False,
         before,

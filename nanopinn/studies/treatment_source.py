@@ -9,11 +9,12 @@ from typing import Any
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.drug_image import DRUG_UNITS
+from nanopinn.imaging.imaging_data import ImagingInputs
 from nanopinn.io.safe_open import is_number
 from nanopinn.parameters import MG, MINUTE, value
 from nanopinn.physics.heat import HeatEffects
 from nanopinn.physics.plasma import Dose
-from nanopinn.physics.species import Subject
+from nanopinn.physics.species import Species, Subject, find_species
 from nanopinn.physics.treatment import GivenDose, RadiationCourse, Treatment
 from nanopinn.settings import EXAMPLE_STUDY, DoseAmount, StudySettings, parse_dose
 from nanopinn.studies.dosing import (
@@ -22,7 +23,7 @@ from nanopinn.studies.dosing import (
     dose_amount_kg,
     with_measured_plasma,
 )
-from nanopinn.studies.schedule import find_formulation, read_schedule
+from nanopinn.studies.schedule import find_formulation, read_schedule, read_schedule_tables
 
 #: Setting that each key of a drug image's sidecar states; ``BodyWeight`` is in kg, ``BodySurface``
 #: in m2, ``Infusion`` in min, and ``DrugDose`` a text such as "5 mg/kg".
@@ -122,6 +123,43 @@ def example_settings(settings: StudySettings) -> StudySettings:
     given = {name: getattr(settings, name) for name in StudySettings.model_fields}
     chosen = StudySettings(**given)
     return EXAMPLE_STUDY if chosen == StudySettings() else chosen
+
+
+def stated_species(
+    settings: StudySettings, facts: Sequence[Mapping[str, Any]] = ()
+) -> Species | None:
+    """The species of the subject, before its treatment is read; None where it is not stated.
+
+    Args:
+        settings: of the study.
+        facts: sidecar of every drug image.
+
+    Raises:
+        InputError: the species is unknown, or the schedule cannot be read.
+    """
+    named: object = settings.species
+    if named is None and settings.schedule is not None:
+        subject = read_schedule_tables(settings.schedule).get("subject")
+        named = subject.get("species") if isinstance(subject, dict) else None
+    if named is None:
+        named = next((side["Species"] for side in facts if side.get("Species")), None)
+    return find_species(named) if isinstance(named, str) else None
+
+
+def inputs_of_species(inputs: ImagingInputs, species: Species | None) -> ImagingInputs:
+    """The inputs with the arterial input and the haematocrit of a species where none are given.
+
+    Args:
+        inputs: of the imaging.
+        species: of the subject; None: the inputs are unchanged.
+    """
+    if species is None:
+        return inputs
+    return replace(
+        inputs,
+        aif=species.arterial_input if inputs.aif is None else inputs.aif,
+        default_hematocrit=inputs.default_hematocrit or value(species.haematocrit),
+    )
 
 
 def treatment_files(settings: StudySettings) -> tuple[Path, ...]:

@@ -9,8 +9,17 @@ import pytest
 import torch
 
 from nanopinn.errors import InputError
+from nanopinn.imaging.dce.aif_population import POPULATION_CURVES
+from nanopinn.imaging.imaging_data import ImagingInputs
+from nanopinn.parameters import value
+from nanopinn.physics.species import SPECIES
 from nanopinn.settings import DoseAmount, FitSettings, StudySettings
-from nanopinn.studies.treatment_source import example_settings, study_treatment
+from nanopinn.studies.treatment_source import (
+    example_settings,
+    inputs_of_species,
+    stated_species,
+    study_treatment,
+)
 from tests.variants import for_each
 
 MOUSE = {"formulation": "pld", "drug_dose": "5mg/kg", "species": "mouse"}
@@ -221,3 +230,27 @@ def test_a_schedule_that_does_not_fit_is_refused(
         study_treatment(StudySettings(**given, schedule=tmp_path / "s.toml"), [side], 3600.0)
     for word in words:
         assert word in str(refused.value), str(refused.value)
+
+
+def test_a_species_sets_arterial_input_and_haematocrit_that_are_not_given(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text('[subject]\nspecies = "rat"\n')
+    for settings, sides, name in (
+        (StudySettings(species="mouse"), [], "mouse"),
+        (StudySettings(schedule=tmp_path / "s.toml"), [], "rat"),
+        (StudySettings(), [SIDE], "mouse"),
+    ):
+        species = stated_species(settings, sides)
+        assert species is not None
+        assert species.name == name
+        found = inputs_of_species(ImagingInputs(dce="a.nii"), species)
+        assert (found.aif_source, found.default_hematocrit) == (
+            "preclinical",
+            value(f"Hct_{name}"),
+        )
+        assert inputs_of_species(ImagingInputs(dce="a.nii", aif="auto"), species).aif == "auto"
+    assert stated_species(StudySettings()) is None
+    assert ImagingInputs(dce="a.nii").aif_source == "parker"
+
+
+def test_every_species_names_an_arterial_input_that_exists() -> None:
+    assert {s.arterial_input for s in SPECIES.values()} <= set(POPULATION_CURVES)

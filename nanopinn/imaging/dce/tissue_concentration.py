@@ -103,7 +103,11 @@ def read_series(
                 remedy="Give the whole dynamic series as one 4-D volume.",
             )
         acquisition = load_acquisition(
-            path, volume.shape[3], float(volume.meta["pixdim4_s"]), inputs.overrides
+            path,
+            volume.shape[3],
+            float(volume.meta["pixdim4_s"]),
+            inputs.overrides,
+            inputs.default_hematocrit,
         )
     values = np.moveaxis(np.asarray(volume.numpy(), dtype=np.float64), -1, 0)
     if np.nanmin(values) == np.nanmax(values):
@@ -284,16 +288,16 @@ def arterial_input(
     t, arrival = acquisition.frame_times_s, acquisition.bolus_arrival_s
     if arrival is None:
         arrival = bolus_arrival(np.median(curves, axis=1), t, C.baseline[1])
-        if isinstance(inputs.aif, str) and inputs.aif in POPULATION_CURVES:
+        if isinstance(inputs.aif_source, str) and inputs.aif_source in POPULATION_CURVES:
             notes.append(f"Bolus arrival was detected at {arrival:.1f} s.")
-    if is_measured_in_scan(inputs.aif):
+    if is_measured_in_scan(inputs.aif_source):
         blood = C
         if not acquisition.is_concentration:
             T1 = value("T10_b") if inputs.blood_t1_s is None else inputs.blood_t1_s
             blood = compute_study_concentration(inputs, series, np.full(series.shape, T1), None, B1)
             notes.append(f"Native T1 of blood is taken as {T1:g} s.")
     found = load_aif(
-        inputs.aif,
+        inputs.aif_source,
         frame_times_s=t,
         bolus_arrival_s=arrival,
         hematocrit=acquisition.hematocrit,
