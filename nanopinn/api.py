@@ -52,7 +52,7 @@ Tumour: TypeAlias = str | Path | FittedStudy | FitResult | ImagingMaps | Phantom
 
 
 def maps(
-    dce: VolumeLike,
+    dce: VolumeLike = None,
     *,
     times: Sequence[float] | None = None,
     affine: Any = None,
@@ -64,7 +64,8 @@ def maps(
 
     Args:
         dce: dynamic series, ``(t, x, y, z)`` as an array or tensor, ``(x, y, z, t)`` as a nibabel
-            image; signal, or concentration in mM where ``units="mM"``.
+            image; signal, or concentration in mM where ``units="mM"``; absent for the pH maps of
+            ``cest`` alone, on its own grid.
         times: start of every frame, s, ``(t,)``.
         affine: ``(4, 4)`` voxel indices to RAS mm, of arrays without one.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +42,7 @@ app.command()(group)
 
 
 @app.command()
-@with_imaging_options
+@partial(with_imaging_options, needs_dce=False)
 def maps(
     inputs: ImagingInputs,
     model: Annotated[
@@ -63,6 +64,8 @@ def maps(
     verbose: Verbose = False,
 ) -> None:
     """Compute T1, kinetic and pH maps with standard deviations, and the arterial input function.
+
+    A CEST scan alone (--cest without --dce) gives the pH maps on its own grid.
 
     Example: nanopinn maps --dce dce.nii.gz --vfa fa02.nii.gz fa10.nii.gz fa20.nii.gz --model 2cxm
     --out maps

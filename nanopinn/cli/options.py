@@ -145,14 +145,14 @@ def format_input_options(inputs: Sequence[tuple[str, str]]) -> list[str]:
 
 def build_imaging_inputs(
     dce: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             help=(
                 "4-D DCE-MRI series (NIfTI) with its JSON sidecar, or a folder of DICOM files or"
                 " of dcm2niix."
             )
         ),
-    ],
+    ] = None,
     cest: Cest = None,
     cest_pre: Annotated[
         Path | None,
@@ -338,10 +338,14 @@ def _number_or_text(text: str | None) -> float | str | None:
         return text
 
 
-def with_imaging_options(command: Callable[..., T]) -> Callable[..., T]:
+def with_imaging_options(command: Callable[..., T], *, needs_dce: bool = True) -> Callable[..., T]:
     """Give a command the options of :func:`build_imaging_inputs`, and the inputs as an argument.
 
     An option that the command takes as well (``config``) is shared.
+
+    Args:
+        command: whose first argument is the inputs.
+        needs_dce: whether the DCE series is required.
     """
     # the first argument is not an option, so its type is not needed at run time
     names = {"ImagingInputs": object}
@@ -355,6 +359,9 @@ def with_imaging_options(command: Callable[..., T]) -> Callable[..., T]:
 
     extra = [p for p in own if p.name not in shared]
     options = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*shared.values(), *extra)]
+    if needs_dce:
+        required = inspect.Parameter.empty
+        options = [p.replace(default=required) if p.name == "dce" else p for p in options]
     run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in options}
     run.__name__, run.__doc__ = command.__name__, command.__doc__

@@ -56,7 +56,7 @@ class ImagingInputs:
     :class:`nanopinn.io.array_volume.ArrayVolume`.
 
     Attributes:
-        dce: 4-D series, or a folder with one.
+        dce: 4-D series, or a folder with one; None for pH maps alone.
         cest: 3-D pH map, or 4-D Z-spectra.
         cest_pre: Z-spectra before injection.
         cest_power2: Z-spectra at another saturation power, for agents with one frequency.
@@ -95,7 +95,7 @@ class ImagingInputs:
         InputError: a choice does not exist, or a value is not a volume.
     """
 
-    dce: VolumeLike
+    dce: VolumeLike = None
     cest: VolumeLike = None
     cest_pre: VolumeLike = None
     cest_power2: VolumeLike = None
@@ -158,11 +158,14 @@ class ImagingInputs:
             object.__setattr__(self, name, value)
 
         hold("overrides", {key: as_json_value(v) for key, v in self.overrides.items()})
-        dce = as_volume_source(self.dce, "dce", affine=affine, orientation=self.orientation)
-        hold("dce", dce)
         shape: tuple[int, ...] | None = None
-        if isinstance(dce, ArrayVolume):
-            affine, shape = dce.affine if affine is None else affine, dce.values.shape[:3]
+        # arrays without an affine lie on the grid of the series, or else of the CEST scan
+        first = "cest" if self.dce is None else "dce"
+        if (given := getattr(self, first)) is not None:
+            source = as_volume_source(given, first, affine=affine, orientation=self.orientation)
+            hold(first, source)
+            if isinstance(source, ArrayVolume):
+                affine, shape = source.affine if affine is None else affine, source.values.shape[:3]
 
         def volume(given: VolumeLike, name: str) -> Any:
             return as_volume_source(
@@ -233,6 +236,8 @@ class ImagingInputs:
         """Every file that the imaging reads, and every volume and table in memory."""
         given = [as_file(f) for f in (self.cest, self.mask, self.b1) if f is not None]
         cest = [] if self.cest is None else self.cest_options.files()
+        if self.dce is None:
+            return [*given, *cest]
         return [
             *list_scan_files(self.dce),
             *given,
@@ -271,6 +276,9 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True)
 class ImagingMaps:
     """Maps of one study on the DCE grid, ``(x, y, z)``, NaN where unknown.
+
+    Without a DCE series they are on the grid of the CEST scan, there are no kinetic parameters, and
+    the curves have no times.
 
     Attributes:
         affine: ``(4, 4)`` RAS mm.
@@ -324,6 +332,11 @@ class ImagingMaps:
     coregistration: Coregistration
     assumptions: tuple[str, ...]
     file_hashes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_dce(self) -> bool:
+        """Whether there is a DCE series."""
+        return len(self.frame_times_s) > 0
 
     def _kinetic_map(self, name: str, kind: str = "values") -> Array:
         found = getattr(self.kinetics, kind).get(name)
@@ -382,11 +395,16 @@ def kinetic_quantities(imaging: ImagingMaps) -> list[tuple[KineticQuantity, Arra
 
 
 def format_imaging_summary(imaging: ImagingMaps) -> str:
-    """Medians over the tumour as text of three lines."""
+    """Medians over the tumour as text of two lines, or three with kinetic maps."""
 
     def median(values: Array) -> str:
         return f"{tumour_median(imaging, values):.3g}"
 
+    ph = f"pH: measured in {imaging.ph_coverage:.0%} of the tumour"
+    if np.isfinite(imaging.ph[imaging.mask]).any():
+        ph += f", median {median(imaging.ph)}"
+    if not imaging.has_dce:
+        return f"tumour: {int(imaging.mask.sum())} voxels\n{ph}"
     found = ", ".join(
         f"{q.name} {median(m)}{'' if q.unit == '1' else ' ' + q.unit}"
         for q, m in kinetic_quantities(imaging)
@@ -401,7 +419,7 @@ def format_imaging_summary(imaging: ImagingMaps) -> str:
                 f"median T1 {median(imaging.t1_s)} s, {found}, R2"
                 f" {tumour_median(imaging, imaging.kinetics.r2):.3f}"
             ),
-            f"pH: measured in {imaging.ph_coverage:.0%} of the tumour",
+            ph,
         ]
     )
 

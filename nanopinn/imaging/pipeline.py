@@ -6,8 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.cest.ph_on_dce_grid import PhMap, assumed_ph, load_ph
-from nanopinn.imaging.dce.kinetic_maps import fit_volume
+from nanopinn.imaging.cest.ph_map import VALIDITY_TEXTS
+from nanopinn.imaging.cest.ph_on_dce_grid import (
+    PhMap,
+    assumed_ph,
+    load_ph,
+    place_ph,
+    read_ph_scan,
+)
+from nanopinn.imaging.dce.impulse_response import PlasmaCurve
+from nanopinn.imaging.dce.kinetic_maps import KineticMaps, fit_volume
 from nanopinn.imaging.dce.signal import Concentration
 from nanopinn.imaging.dce.t1 import B1Map, load_b1
 from nanopinn.imaging.dce.tissue_concentration import (
@@ -40,18 +48,21 @@ def make_maps(
     device: str = "cpu",
     require_ph: bool = True,
 ) -> ImagingMaps:
-    """Compute kinetic maps and pH of one study.
+    """Compute kinetic maps and pH of one study, or pH alone where there is no DCE series.
 
     Args:
         inputs: volumes and choices.
         progress: called as ``progress(stage, share done in 0..1, numbers)``.
         device: torch device of the kinetic fits.
-        require_ph: refuse a study without a measured or assumed pH; else its pH is NaN.
+        require_ph: refuse a study without a measured or assumed pH, and a pH without a DCE series;
+            else what is not given is NaN.
 
     Raises:
         InputError: an input cannot be used, or a required one is missing.
     """
     progress("reading", 0.0, {})
+    if inputs.dce is None:
+        return _make_ph_maps(inputs, allowed=not require_ph)
     file_hashes = hash_files(inputs.files())
     series = read_series(inputs, lambda done: progress("motion", done, {}))
     t, B1 = (
@@ -116,6 +127,73 @@ def make_maps(
             *noise_notes,
             *ph.assumptions,
         ),
+    )
+
+
+def _make_ph_maps(inputs: ImagingInputs, *, allowed: bool) -> ImagingMaps:
+    """pH of a CEST scan on its own grid, without a DCE series."""
+    of_series = ("vfa", "ir", "t1", "motion", "smooth")
+    unusable = [name for name in of_series if getattr(inputs, name)]
+    if inputs.cest is None or unusable or not allowed:
+        raise InputError(
+            "there is no DCE series",
+            field="dce",
+            found=f"none beside {', '.join(unusable)}" if unusable else "nothing",
+            expected="a DCE series" + (", or a CEST scan alone for pH maps" if allowed else ""),
+            remedy="Give `dce`, or `cest` alone." if allowed else "Give `dce`.",
+        )
+    file_hashes = hash_files(inputs.files())
+    B1 = None if inputs.b1 is None else load_b1(inputs.b1, inputs.orientation)
+    scan = read_ph_scan(inputs.cest, inputs.cest_options, B1, inputs.orientation)
+    shape = (scan.pH.shape[0], scan.pH.shape[1], scan.pH.shape[2])
+    notes = ["There is no DCE series: the maps are on the grid of the CEST scan."]
+    if inputs.mask is None:
+        mask = np.isfinite(scan.pH)
+        notes.append(f"No mask was given: all {int(mask.sum())} voxels with a pH are used.")
+    else:
+        mask = load_mask(inputs.mask, shape, scan.affine, inputs.orientation)
+    if not mask.any():
+        reasons = ", ".join(
+            f"{text} ({n} voxels)"
+            for bit, text in VALIDITY_TEXTS.items()
+            if (n := int(((scan.validity & int(bit)) != 0).sum()))
+        )
+        raise InputError(
+            "no voxel of the CEST scan has a pH",
+            file=inputs.cest,
+            field="values",
+            found=reasons or "none",
+            expected="agent in the tumour, and a ratio within the calibrated range",
+            remedy="Check the scan, its offsets and the calibration.",
+        )
+    ph = place_ph(scan, inputs.cest, scan.affine, mask)
+    check_files_unchanged(file_hashes, inputs.files())
+    nothing, no_curves = np.full(shape, np.nan), np.zeros((0, *shape))
+    return ImagingMaps(
+        affine=scan.affine,
+        voxel_size_m=np.linalg.norm(scan.affine[:3, :3], axis=0) * 1e-3,
+        mask=mask,
+        kinetics=KineticMaps.without_series(shape),
+        t1_s=nothing,
+        t1_std_s=nothing,
+        concentration_mM=no_curves,
+        concentration_sd_mM=nothing,
+        baseline_sensitivity_mM=no_curves,
+        frame_times_s=np.zeros(0),
+        aif=PlasmaCurve(np.zeros(0), np.zeros(0)),
+        arterial_voxels=None,
+        delay_s=float("nan"),
+        motion=None,
+        ph=ph.measured,
+        ph_std=ph.std,
+        ph_filled=ph.filled,
+        ph_fill_value=ph.fill_value,
+        ph_common_std=ph.common_std,
+        ph_coverage=ph.coverage,
+        ph_validity=ph.validity,
+        coregistration=Coregistration(scan.anatomy, scan.affine),
+        file_hashes=file_hashes,
+        assumptions=(*notes, *([B1.note] if B1 is not None else []), *ph.assumptions),
     )
 
 

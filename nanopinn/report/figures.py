@@ -323,7 +323,9 @@ def field_panel(f: FieldEstimate, mask: Mask, max_times: int = 5) -> Figure:
 
 def imaging_figures(imaging: ImagingMaps) -> dict[str, Figure]:
     """Draw every figure of the imaging page, by name."""
-    found = {"curves": voxel_panel(imaging), **input_figures(imaging)}
+    found = input_figures(imaging)
+    if imaging.has_dce:
+        found["curves"] = voxel_panel(imaging)
     maps = [
         MapEstimate(q.name, q.unit, q.description, "images", v, imaging.kinetics.std[q.name])
         for q, v in kinetic_quantities(imaging)
@@ -342,6 +344,8 @@ def imaging_figures(imaging: ImagingMaps) -> dict[str, Figure]:
 
 def input_figures(imaging: ImagingMaps) -> dict[str, Figure]:
     """Draw the figures that the fit report shares: arterial input, pH overlay and motion."""
+    if not imaging.has_dce:
+        return {}
     found = {"arterial input": arterial_panel(imaging)}
     if np.isfinite(imaging.ph).any():
         found["overlay"] = overlay_panel(imaging)

@@ -74,7 +74,8 @@ def write_imaging(
             path = part / "maps" / f"{name}.nii.gz"
             write_volume(path, np.asarray(values), imaging.affine, sidecar=sidecar)
         write_mask(part / "maps", imaging.mask, imaging.affine)
-        _write_arterial_input(part, imaging)
+        if imaging.has_dce:
+            _write_arterial_input(part, imaging)
         write_json(part / "imaging.json", _json_entries(imaging))
         write_bytes(part / "imaging.html", render_imaging(imaging).encode())
         write_config_and_provenance(part, inputs.to_config(), {}, imaging.file_hashes)
@@ -83,6 +84,8 @@ def write_imaging(
 
 def _kinetic_maps(imaging: ImagingMaps) -> list[_NamedMap]:
     """Kinetic parameters with standard deviations, and the quality of the fit of each voxel."""
+    if not imaging.has_dce:
+        return []
     k = imaging.kinetics
     model = {"Name": k.model, "OSIPI": "chosen for each voxel, see model.nii.gz"}
     if k.model in MODELS:
@@ -163,9 +166,11 @@ def _json_entries(imaging: ImagingMaps) -> dict[str, Any]:
         "summary": format_imaging_summary(imaging),
         "median_over_tumour": {
             q.name: tumour_median(imaging, m) for q, m in kinetic_quantities(imaging)
-        },
-        "valid_fraction": imaging.valid_fraction,
-        "status": dict(status_counts(imaging)),
+        }
+        if imaging.has_dce
+        else {"pH": tumour_median(imaging, imaging.ph)},
+        "valid_fraction": imaging.valid_fraction if imaging.has_dce else None,
+        "status": dict(status_counts(imaging)) if imaging.has_dce else {},
         "assumptions": list(imaging.assumptions),
     }
     if imaging.motion is not None:

@@ -74,8 +74,18 @@ class PhMap:
 
 
 @dataclass(frozen=True)
-class _PhOnScanGrid:
-    """pH, its standard deviation and an image for registration, on the grid of the pH scan."""
+class PhScan:
+    """pH on the grid of its own scan.
+
+    Attributes:
+        pH: ``(x, y, z)``, NaN where not measured.
+        std: its standard deviation.
+        anatomy: image for registration, ``(x, y, z)``.
+        affine: ``(4, 4)`` to RAS mm.
+        common_std: standard deviation of the calibration, which all voxels share.
+        validity: ``(x, y, z)``, bits of :class:`Validity`.
+        assumptions: sentences for the report.
+    """
 
     pH: Array
     std: Array
@@ -142,7 +152,29 @@ def load_ph(
         InputError: the volume is neither of the two, covers less than 30 % of the tumour, or has no
             pH in the tumour.
     """
-    own = _read_ph_on_scan_grid(path, options or CestOptions(), B1, orientation)
+    own = read_ph_scan(path, options or CestOptions(), B1, orientation)
+    return place_ph(own, path, affine, mask, coregistration)
+
+
+def place_ph(
+    own: PhScan,
+    path: VolumeSource,
+    affine: Array,
+    mask: NDArray[np.bool_],
+    coregistration: Coregistration | None = None,
+) -> PhMap:
+    """Resample pH to the grid of a tumour mask, and fill the voxels without a measurement.
+
+    Args:
+        own: pH on the grid of its scan.
+        path: of the scan, in errors.
+        affine: of the mask, ``(4, 4)`` to RAS mm.
+        mask: tumour, ``(x, y, z)``.
+        coregistration: registration of scans to the DCE scan; None uses the affines.
+
+    Raises:
+        InputError: the scan covers less than 30 % of the tumour, or has no pH in the tumour.
+    """
     placed, moved = (
         (own.affine, [])
         if coregistration is None
@@ -170,7 +202,7 @@ def load_ph(
             field="values",
             found=f"0 of {int(mask.sum())} tumour voxels",
             expected="agent in the tumour, and a ratio within the calibrated range",
-            remedy="Compute the maps alone; their assumptions list why voxels have no pH.",
+            remedy="Compute the pH maps alone without a mask: their validity map says why.",
         )
     fill = float(np.mean(on_dce[mask & np.isfinite(on_dce)]))
     filled = np.where(np.isfinite(on_dce), on_dce, np.where(mask, fill, value("pHe_n")))
@@ -198,13 +230,24 @@ def load_ph(
     )
 
 
-def _read_ph_on_scan_grid(
+def read_ph_scan(
     path: VolumeSource, options: CestOptions, B1: B1Map | None, orientation: Orientation | None
-) -> _PhOnScanGrid:
+) -> PhScan:
+    """Read a pH map (3-D), or estimate pH from Z-spectra (4-D), on the grid of its scan.
+
+    Args:
+        path: pH map or series of Z-spectra.
+        options: other files and choices of the CEST scan.
+        B1: map of true over nominal saturation amplitude.
+        orientation: affine to use where sform and qform disagree.
+
+    Raises:
+        InputError: the volume is neither of the two, or does not hold pH.
+    """
     volume = read_volume(path, orientation=orientation)
     if volume.ndim == 4:
         found = measure_ph(path, options, B1=B1, orientation=orientation)
-        return _PhOnScanGrid(
+        return PhScan(
             found.image.pH,
             found.image.std,
             found.anatomy,
@@ -228,9 +271,7 @@ def _read_ph_on_scan_grid(
     std = np.where(np.isfinite(values), noise, np.nan)
     validity = np.where(np.isfinite(values), 0, int(Validity.NO_SPECTRUM)).astype(np.int32)
     affine = np.asarray(volume.affine, dtype=np.float64)
-    return _PhOnScanGrid(
-        values, std, np.nan_to_num(values), affine, 0.0, validity, (*notes, *noise_note)
-    )
+    return PhScan(values, std, np.nan_to_num(values), affine, 0.0, validity, (*notes, *noise_note))
 
 
 def _mask_implausible_ph(values: Array, path: VolumeSource) -> tuple[Array, list[str]]:

@@ -63,6 +63,29 @@ class KineticMaps:
     residual_sd_mM: Array
     status: NDArray[np.int32]
 
+    @classmethod
+    def without_series(cls, shape: tuple[int, ...]) -> KineticMaps:
+        """No kinetic parameters, where there is no DCE series.
+
+        Args:
+            shape: of the grid, ``(x, y, z)``.
+        """
+        nothing, none = np.full(shape, np.nan), np.zeros(shape, dtype=np.int32)
+        return cls(
+            "none",
+            (),
+            {},
+            {},
+            np.zeros((*shape, 0, 0)),
+            (),
+            none - 1,
+            np.zeros((0, *shape)),
+            nothing,
+            nothing,
+            nothing,
+            none,
+        )
+
 
 def fit_volume(
     C: Concentration,
