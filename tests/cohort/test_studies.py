@@ -244,6 +244,24 @@ def test_table_gives_relative_files_and_further_columns(tmp_path: Path) -> None:
     assert second.problem == "no such file: b.nii.gz"
 
 
+def test_drug_and_subject_are_columns_of_a_table_and_of_the_group(tmp_path: Path) -> None:
+    heads = "participant_id\tdce\tformulation\tdrug_dose\tspecies\tbody_weight\tplasma"
+    row = "1\ta.nii.gz\tpld\t5mg/kg\tmouse\t0.021\tp.tsv"
+    (study,) = find_studies(table(tmp_path, heads, row))
+    assert study.inputs[1:] == (
+        ("formulation", "pld"),
+        ("drug_dose", "5mg/kg"),
+        ("species", "mouse"),
+        ("body_weight", "0.021"),
+        ("plasma", str(tmp_path / "p.tsv")),
+    )
+    assert study.participant_columns == (
+        ("formulation", "pld"),
+        ("drug_dose", "5mg/kg"),
+        ("species", "mouse"),
+    )
+
+
 def test_csv_cell_may_list_files_with_semicolons(tmp_path: Path) -> None:
     study = only(
         table(
@@ -291,6 +309,7 @@ def test_unsafe_label_in_a_table_is_refused(tmp_path: Path, id: str) -> None:
         ("participant_id,dce,t1", "1,a\x00.nii.gz,1.4", "line break or control"),
         ("participant_id,dce,register", "1,a.nii.gz,--overwrite", "begin with a dash"),
         ("participant_id,dce,masks", "1,a.nii.gz,m.nii.gz", "column of images is not known"),
+        ("participant_id,dce,dose", "1,a.nii.gz,0.1", "contrast_dose"),
         ("participant_id,dce,dce", "1,a.nii.gz,a.nii.gz", "header of the table cannot be used"),
         ("participant_id,dce,t1", "1,a.nii.gz", "another length"),
         ("participant_id,scan", "1,a.txt", "no study is found"),

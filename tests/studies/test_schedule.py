@@ -52,9 +52,18 @@ def test_the_thermosensitive_arm_is_an_infusion_under_an_hour_of_heat() -> None:
     assert plan.events() == (0.0, 300.0, 900.0, 2700.0, 3600.0, 3900.0)
 
 
+def test_the_mouse_is_given_5_mg_per_kg_before_its_tumour_is_heated() -> None:
+    plan = read_schedule(EXAMPLES / "mouse_tsl.toml")
+    assert plan.subject.species.name == "mouse"
+    assert plan.doses[0].dose.amount_kg == pytest.approx(5e-6 * plan.subject.weight_kg)
+    assert plan.doses[0].dose.start_s < plan.heatings[0].start_s
+    assert plan.carrier == THERMOSENSITIVE.in_subject(plan.subject)
+
+
 def test_every_example_is_loaded_by_a_test_above() -> None:
     assert {p.name for p in EXAMPLES.glob("*.toml")} == {
         "free_bolus.toml",
+        "mouse_tsl.toml",
         "ph_liposome.toml",
         "thermosensitive.toml",
     }
