@@ -54,6 +54,14 @@ def test_the_example_of_an_extension_runs(
     exec(compile(SECTIONS[title], f"docs/extending.md, {title}", "exec"), {"__name__": "example"})
 
 
+def test_the_example_of_a_what_if_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    page = (ROOT / "docs" / "therapy.md").read_text(encoding="utf-8")
+    section = page.partition("## What-ifs")[2].partition("\n## ")[0]
+    (example,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    exec(compile(example, "docs/therapy.md, What-ifs", "exec"), {"__name__": "example"})
+
+
 @pytest.mark.parametrize("page", ["docs/architecture.md", "docs/extending.md", "CONTRIBUTING.md"])
 def test_every_file_that_a_page_names_exists(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -43,7 +43,7 @@ def parse_quantity(
     if found is None:
         raise InputError("the quantity cannot be read", field=field, found=text, expected=expected)
     number, unit = float(found[1]), found[2] or default_unit or si_unit
-    unit = _SUBSTITUTES.get(unit, unit)
+    unit = _SUBSTITUTES.get(unit, f"1{unit}" if unit.startswith("/") else unit)
     if unit in ("", "1", si_unit):
         converted = number
     else:

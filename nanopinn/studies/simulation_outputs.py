@@ -297,7 +297,7 @@ def _describe_treatment(t: Treatment) -> tuple[str, ...]:
 def _format_dose(g: GivenDose) -> str:
     over = f" over {g.dose.infusion_s / MINUTE:g} min" if g.dose.infusion_s else ", a bolus"
     return (
-        f"{g.dose.amount_kg / MG:g} mg {g.formulation.name} at"
+        f"{g.dose.amount_kg / MG:.4g} mg {g.formulation.name} at"
         f" {g.dose.start_s / HOUR:g} h{over} ({g.formulation.description})"
     )
 

@@ -16,6 +16,7 @@ from nanopinn.cli.option_syntax import (
     parse_list,
     parse_minutes,
     parse_second_scan,
+    parse_values,
 )
 from nanopinn.errors import InputError
 from nanopinn.report.result_files import to_toml
@@ -102,3 +103,11 @@ def test_a_configuration_holds_texts_or_tables_of_the_same_arms(tmp_path: Path) 
 def test_entries_that_are_no_text_stay() -> None:
     given = {"draws": 3, "heat": [{"minutes": 1}], "dose": {"amount_mg": 50}, "radiation": None}
     assert parse_arm_entries(given) == {**given, "heat": ({"minutes": 1},)}
+
+
+def test_stated_values_are_read_by_name() -> None:
+    assert parse_values(["l=0.8mm", " p_e = 15 mmHg"]) == {"l": "0.8mm", "p_e": "15 mmHg"}
+    assert parse_values(None) is parse_values([]) is None
+    for words in (["l"], ["l="], ["=3"], ["l=1mm", "l=2mm"]):
+        with pytest.raises(InputError, match="values"):
+            parse_values(words)

@@ -18,6 +18,7 @@ from tests.variants import for_each
         ("15 mmHg", "Pa", None, 15 * 133.322387415),
         ("0.72 1/h", "1/s", None, 2e-4),
         ("0.72h^-1", "1/s", None, 2e-4),
+        ("0.72/h", "1/s", None, 2e-4),
         ("42 C", "K", None, 315.15),
         ("42 degC", "K", None, 315.15),
         ("6.5 pH", "1", "pH", 6.5),

@@ -240,7 +240,8 @@ class Patient:
             raise InputError(
                 "the prior of the arterial input's scale is not part of a posterior", field=extra[0]
             )
-        prior = replace(self, mean=u.prior_mean, covariance=np.diag(u.prior_sd**2))
+        covariance = np.diag(u.prior_sd**2)
+        prior = replace(self, mean=u.prior_mean, covariance=covariance, considered=None)
         return prior._with_medians_at(u.prior_mean)
 
     def _with_medians_at(self, theta: Array) -> Patient:
