@@ -12,6 +12,7 @@ import nanopinn
 from nanopinn.parameters import SCALARS
 from nanopinn.physics.drug_pools import DRUG_POOLS
 from nanopinn.physics.release import RELEASE_LAWS
+from nanopinn.physics.species import SPECIES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(nanopinn.__file__).parent
@@ -25,7 +26,9 @@ SECTIONS = {
 @pytest.fixture
 def registries() -> Iterator[None]:
     """Registries as they were, after an example has added to them."""
-    before = [(registry, dict(registry)) for registry in (DRUG_POOLS, RELEASE_LAWS, SCALARS)]
+    before = [
+        (registry, dict(registry)) for registry in (DRUG_POOLS, RELEASE_LAWS, SCALARS, SPECIES)
+    ]
     yield
     for registry, entries in before:
         registry.clear()
@@ -35,6 +38,7 @@ def registries() -> Iterator[None]:
 def test_every_kind_of_extension_has_an_example() -> None:
     kinds = {
         "A formulation",
+        "A species",
         "A release law",
         "A kinetic model",
         "An unknown",
