@@ -31,6 +31,12 @@ class InputCheck:
 NO_MESSAGE = InputCheck(True, "")
 
 
+#: Check of a missing series beside a pH map or Z-spectra.
+PH_WITHOUT_SERIES = InputCheck(
+    False, "Required for kinetic maps and fits; without it the Maps tab computes the pH alone."
+)
+
+
 def check_series(source: LayerOrFile | None, overrides: Mapping[str, Any]) -> InputCheck:
     """Check axes, frames, timing, TR and flip angle of the dynamic series."""
     if source is None:

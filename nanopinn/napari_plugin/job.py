@@ -70,7 +70,8 @@ def run_maps_request(request: dict[str, Any], progress: Progress) -> dict[str, A
     imaging = run_maps(inputs, device=request.get("device", "auto"), progress=progress)
     progress("writing", 0.9, {})
     folder = write_imaging(request["out"], imaging, inputs)
-    write_voxel_curves(Path(request["curves"]), imaging)
+    if imaging.has_dce:
+        write_voxel_curves(Path(request["curves"]), imaging)
     return {
         "folder": str(folder),
         "summary": format_imaging_summary(imaging),

@@ -120,7 +120,10 @@ class Panel(QWidget):
     def make_maps(self, choices: dict[str, Any]) -> None:
         """Start the computation of the maps of the study."""
         with notify_errors("Making the maps"):
-            self._start({"kind": "maps", "inputs": self.study.inputs(self._exports()) | choices})
+            inputs = self.study.inputs(self._exports(), needs_series=False)
+            if "dce" in inputs:
+                inputs |= choices
+            self._start({"kind": "maps", "inputs": inputs})
 
     def run_fit(self, settings: dict[str, Any]) -> None:
         """Start a fit of the study."""

@@ -286,7 +286,9 @@ class StudyTab(QWidget):
         """Show below each field what is missing."""
         series = self.dce.source()
         found = {
-            "dce": checks.check_series(series, self._numbers()),
+            "dce": checks.PH_WITHOUT_SERIES
+            if series is None and self.ph.source() is not None
+            else checks.check_series(series, self._numbers()),
             "ph": checks.check_ph(self.ph.source(), self.assumed_ph.text()),
             "mask": checks.check_mask(
                 self.tumour.source(),
@@ -297,7 +299,7 @@ class StudyTab(QWidget):
         }
         for name, check in found.items():
             self.messages[name].show_check(check)
-        self.problems = [v.message for v in found.values() if not v.usable]
+        self.problems = {name: v.message for name, v in found.items() if not v.usable}
         self.changed.emit()
 
     def _numbers(self) -> dict[str, float]:
@@ -309,25 +311,33 @@ class StudyTab(QWidget):
                 continue
         return typed
 
-    def inputs(self, folder: Path) -> dict[str, Any]:
+    def inputs(self, folder: Path, *, needs_series: bool = True) -> dict[str, Any]:
         """Arguments of :class:`nanopinn.ImagingInputs`; layers without a file are written.
 
         Args:
             folder: Folder for the files of layers.
+            needs_series: Whether the DCE series is needed; if not, and there is a pH alone, the
+                arguments are those of the pH maps.
 
         Raises:
             InputError: An input is missing or cannot be used; the first of them.
             OutputError: A layer cannot be written.
         """
-        if self.problems:
-            raise InputError(self.problems[0].rstrip("."), remedy="See the Study tab.")
         series = self.dce.source()
-        assert series is not None
-        given: dict[str, Any] = {"dce": str(export_to_file(series, folder))}
+        ph_alone = not needs_series and series is None and self.ph.source() is not None
+        problems = [m for name, m in self.problems.items() if not (ph_alone and name == "dce")]
+        if problems:
+            raise InputError(problems[0].rstrip("."), remedy="See the Study tab.")
+        given: dict[str, Any] = {}
+        if series is not None:
+            given["dce"] = str(export_to_file(series, folder))
         for name, box in (("cest", self.ph), ("mask", self.tumour)):
             source = box.source()
             if source is not None:
-                given[name] = str(export_to_file(source, folder, series.layer))
+                like = None if series is None else series.layer
+                given[name] = str(export_to_file(source, folder, like))
+        if series is None:
+            return given
         if self.vfa.sources():
             given["vfa"] = [
                 str(export_to_file(s, folder, series.layer)) for s in self.vfa.sources()

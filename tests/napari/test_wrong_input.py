@@ -88,6 +88,22 @@ def test_mask_outside_the_scan_is_reported(
     assert len(viewer.layers) == before
 
 
+def test_ph_without_a_series_gives_its_maps_but_no_fit(
+    viewer: napari.Viewer, panel: Any, study: Path, said: list[Any]
+) -> None:
+    open_study(viewer, study, "ph", "mask")
+    assert "the pH alone" in panel.study.messages["dce"].text()
+    panel.fit.button.click()
+    assert "Required for kinetic maps and fits" in words(said)
+    panel.maps.button.click()
+    assert finished(panel)
+    assert (panel.result / "maps" / "pH.nii.gz").is_file()
+    assert not (panel.result / "maps" / "Ktrans.nii.gz").exists()
+    assert panel.voxel is None
+    assert any(layer.name.startswith("pH") for layer in viewer.layers)
+    assert "--dce" not in panel.command
+
+
 def test_fit_without_ph_names_the_field(
     viewer: napari.Viewer, panel: Any, study: Path, said: list[Any]
 ) -> None:

@@ -24,7 +24,7 @@ def test_errors_are_reported_as_messages(tmp_path: Path) -> None:
     assert said[-1] == {
         "failed": "none.nii: there is no such file (found: none.nii). Check the path."
     }
-    job.handle_request({"kind": "maps", "inputs": {}, "out": ""}, said.append)
+    job.handle_request({"kind": "maps", "inputs": {"no": 1}, "out": ""}, said.append)
     assert said[-1]["failed"].startswith("Internal error: TypeError")
 
 
