@@ -15,9 +15,10 @@ from nanopinn.inference.pose import PH_ASSUMED_ERROR, PosedProblem
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.unknown_fields import OUTPUT_HOURS, field_maps, inflow_map, model_error_maps
 from nanopinn.parameters import HOUR, MMHG, value
-from nanopinn.physics.drug_pools import DRUG_POOLS, LINEAR_POOLS, volume_fractions
+from nanopinn.physics.drug_pools import DRUG_POOLS, volume_fractions
 from nanopinn.results import Curve, FieldEstimate, MapEstimate, VectorEstimate
 from nanopinn.solvers.derivatives import directional_derivatives
+from nanopinn.solvers.drug_forward import solve_drug
 from nanopinn.solvers.grid import average_subcells
 
 Array = NDArray[np.float64]
@@ -194,18 +195,19 @@ def derive_drug_fields(
         fit: the fit.
 
     Returns:
-        Fields by pool, ug per mL of tissue.
+        Fields by pool, ug per mL of tissue; none where no treatment is known.
     """
     problem = fit.problem
+    if problem.course is None:
+        return {}
     theta = problem.tensor(fit.theta)
     hours = sorted({*OUTPUT_HOURS, *(d.time_s / HOUR for d in problem.drug)})
     times = [h * HOUR for h in hours]
-    nodes = problem.setting.drug_nodes(times)
-    run = problem.forward().solve_drug(
-        theta, fit.prediction.fields.flow_without_tangents, problem.plasma, nodes
-    )
+    nodes = problem.drug_nodes(times)
+    run = solve_drug(problem.forward(), theta, fit.prediction.fields.flow_without_tangents, nodes)
     kept = nearest_nodes(nodes, times)
-    per_tissue = volume_fractions(LINEAR_POOLS.pools, problem.setting.maps) * run.U[kept]
+    pools = problem.course.options.pools
+    per_tissue = volume_fractions(pools, problem.setting.maps) * run.U[kept]
     return {
         name: FieldEstimate(
             name,
@@ -214,7 +216,7 @@ def derive_drug_fields(
             np.array(times),
             posed.domain.embed(per_tissue[:, i].cpu().numpy() * 1e3),
         )
-        for i, name in enumerate(LINEAR_POOLS.pools)
+        for i, name in enumerate(pools)
     }
 
 

@@ -27,10 +27,8 @@ from nanopinn.inference.problem import Prediction
 from nanopinn.inference.systematic import ModelError
 from nanopinn.inference.tumour_problem import Fields
 from nanopinn.parameters import value
-from nanopinn.physics.drug_pools import LINEAR_POOLS
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results import CheckItem, CheckResult
-from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import average_subcells
 from nanopinn.solvers.runge_kutta import SDIRK3
 
@@ -77,7 +75,7 @@ def check_fit(
     began = time.perf_counter()
     progress("check: refined finite volumes", 0.1, {})
     finer = replace(problem, setting=problem.setting.refined(refine))
-    forward = ForwardModel(finer.setting, problem.unknowns.scalars)
+    forward = finer.forward()
     fields = finer.solve(theta, forward, scheme=SDIRK3, tol=CHECK_SOLVER_TOLERANCE)
     on_voxels = fields.on_parents(refine)
     contrast, pools = on_voxels.contrast, on_voxels.pools
@@ -90,17 +88,18 @@ def check_fit(
     ]
     if pools is not None and fitted.fields.pools is not None:
         nodes = [problem.node_index(d) for d in problem.drug]
+        assert problem.course is not None
+        options = problem.course.options
         items += [
             _field(
                 f"{name} drug", fitted.fields.pools[nodes, i][:, inside], pools[nodes, i][:, inside]
             )
-            for name in ("encapsulated", "nuclear")
-            for i in (LINEAR_POOLS.pools.index(name),)
+            for i, name in enumerate(options.pools)
+            if name in ("encapsulated", "nuclear")
         ]
-        items += [
-            _balance(fields.balance),
-            _linearity(pools[:, LINEAR_POOLS.pools.index("free")][:, inside]),
-        ]
+        items.append(_balance(fields.balance))
+        if not options.saturable:
+            items.append(_linearity(pools[:, options.pools.index("free")][:, inside]))
     exact = without_model_error(problem)
     items += [_misfit(name, chi2, n) for name, (chi2, n) in exact.blocks(on_voxels).items()]
     items += [_model_error(m, problem.model_error) for m in map_model_error(problem, fitted.fields)]

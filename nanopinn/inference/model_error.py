@@ -24,7 +24,7 @@ from torch import Tensor
 from nanopinn.inference.basis import field_posterior
 from nanopinn.inference.observations import nearest_nodes
 from nanopinn.inference.tumour_problem import AnyTumourProblem, Fields, TumourProblem
-from nanopinn.physics.drug_pools import ENCAPSULATED, LINEAR_POOLS
+from nanopinn.physics.drug_pools import ENCAPSULATED
 from nanopinn.solvers.forward import LocalResponse
 from nanopinn.solvers.integrate import COARSE_STEP_OPTIONS, frame_nodes, stage_times
 from nanopinn.solvers.linear_pools import solve_responses
@@ -85,7 +85,9 @@ def _on_contrast(problem: TumourProblem, theta: Array, fields: Fields, basis: Te
 def _on_drug(problem: TumourProblem, theta: Array, fields: Fields, basis: Tensor) -> Tensor:
     """Effect of the errors of both drug balances on the drug images, ``(n, 2 k)``."""
     assert fields.pools is not None
-    carrier, free = LINEAR_POOLS.pools.index("encapsulated"), LINEAR_POOLS.pools.index("free")
+    assert problem.course is not None
+    names = problem.course.options.pools
+    carrier, free = names.index("encapsulated"), names.index("free")
     pools, operator, _ = problem.forward().linearise_pools(
         "drug", problem.tensor(theta), fields.flow_without_tangents
     )
@@ -100,7 +102,7 @@ def _on_drug(problem: TumourProblem, theta: Array, fields: Fields, basis: Tensor
         s[k:, free] = basis * release * _interpolate_in_time(problem.drug_times, history, t)
         return s
 
-    nodes = problem.setting.drug_nodes([d.time_s for d in problem.drug], **COARSE_STEP_OPTIONS)
+    nodes = problem.drug_nodes([d.time_s for d in problem.drug], **COARSE_STEP_OPTIONS)
     at_images = nearest_nodes(nodes, [d.time_s for d in problem.drug])
     kept = sorted(set(at_images))
     V = solve_responses(operator, pools.capacity, source, [float(t) for t in nodes], kept)

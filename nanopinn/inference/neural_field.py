@@ -31,7 +31,6 @@ from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.problem import EngineFit
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.solvers.adjoint import ContrastAdjoint, DrugAdjoint, gradient_by_adjoint
-from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.tissue_setting import TissueSetting
 
 Array = NDArray[np.float64]
@@ -72,16 +71,12 @@ def objective_gradient(
     """
     leaves = {name: s.detach().requires_grad_() for name, s in (shapes or {}).items()}
     maps = replace(problem.setting.maps, shapes={**problem.setting.maps.shapes, **leaves})
-    forward = ForwardModel(replace(problem.setting, maps=maps), problem.unknowns.scalars, pressure)
+    forward = replace(problem, setting=replace(problem.setting, maps=maps)).forward(pressure)
     th = problem.tensor(theta)
     with torch.no_grad():
         flow = forward.solve_flow(th)
         contrast = ContrastAdjoint(forward, th, flow, problem.aif, problem.frame_times)
-        drug = (
-            DrugAdjoint(forward, th, flow, problem.plasma, problem.drug_times)
-            if problem.drug
-            else None
-        )
+        drug = DrugAdjoint(forward, th, flow, problem.drug_times) if problem.drug else None
     fields = [contrast.C.detach().requires_grad_()] + (
         [drug.U.detach().requires_grad_()] if drug else []
     )
@@ -93,7 +88,12 @@ def objective_gradient(
         if drug:
             operator_gradients["drug"] = drug.operator_gradients(field_gradients[1])
     grad_theta, grad_shapes = gradient_by_adjoint(
-        forward, th, flow, operator_gradients, list(leaves.values())
+        forward,
+        th,
+        flow,
+        operator_gradients,
+        list(leaves.values()),
+        drug.segments if drug else (),
     )
     prior = problem.prior_residual(theta)
     objective = 0.5 * (float(chi2.detach()) + float(prior @ prior))

@@ -26,11 +26,14 @@ Quantity = Literal["encapsulated", "released", "free", "total"]
 _RELEASED = frozenset(
     name for name, pool in DRUG_POOLS.items() if not pool.encapsulated and pool.volume != "plasma"
 )
+_ENCAPSULATED = frozenset(
+    name for name, pool in DRUG_POOLS.items() if pool.encapsulated and pool.volume != "plasma"
+)
 VISIBLE_POOLS: dict[Quantity, tuple[frozenset[str], bool]] = {
-    "encapsulated": (frozenset({"encapsulated"}), True),
+    "encapsulated": (_ENCAPSULATED, True),
     "released": (_RELEASED, False),
     "free": (frozenset({"free"}), False),
-    "total": (_RELEASED | {"encapsulated"}, True),
+    "total": (_RELEASED | _ENCAPSULATED, True),
 }
 
 
@@ -94,7 +97,7 @@ class ContrastObservation:
 
 @dataclass(frozen=True)
 class DrugObservation:
-    """One drug image taken after the dose, in kg per m3 of tissue.
+    """One drug image taken after the dose, in kg per m3 of tissue or in arbitrary units.
 
     Attributes:
         time_s: time after the dose, s.
@@ -104,6 +107,13 @@ class DrugObservation:
         sd: standard deviation of the misfit, ``(x, y, z)``, kg/m3: the noise combined with the
             error of the prediction that comes from the Ktrans and ve maps.
         voxels: voxels of the fit, ``(x, y, z)``, bool.
+        pools: names of the pools that are solved, in order.
+        scale: estimated scale of the image, by which a prediction is multiplied.
+        base_scale: median of the prior of the scale.
+        shared_scale_sd: prior sd of the logarithm of the scale that all images of the quantity
+            share.
+        own_scale_sd: prior sd of the logarithm of the scale of this image alone.
+        relative: whether the image is in arbitrary units, so that its scale is unknown.
     """
 
     time_s: float
@@ -112,6 +122,12 @@ class DrugObservation:
     noise_sd: Tensor
     sd: Tensor
     voxels: Tensor
+    pools: tuple[str, ...] = LINEAR_POOLS.pools
+    scale: float = 1.0
+    base_scale: float = 1.0
+    shared_scale_sd: float = 0.0
+    own_scale_sd: float = 0.0
+    relative: bool = False
 
     @property
     def name(self) -> str:
@@ -135,7 +151,9 @@ class DrugObservation:
             Image, ``(..., x, y, z)``, kg per m3 of tissue.
         """
         image = self.linear(pools, maps)
-        return image + plasma * maps.v_p if VISIBLE_POOLS[self.quantity][1] else image
+        if not VISIBLE_POOLS[self.quantity][1]:
+            return image
+        return image + self.scale * plasma * maps.v_p
 
     def linear(self, pools: Tensor, maps: TissueMaps) -> Tensor:
         """The part of the image that is linear in the pools; the derivative of an image by any
@@ -148,14 +166,9 @@ class DrugObservation:
         Returns:
             Image without drug in plasma, ``(..., x, y, z)``.
         """
-        shown = [
-            i
-            for i, name in enumerate(LINEAR_POOLS.pools)
-            if name in VISIBLE_POOLS[self.quantity][0]
-        ]
-        return (volume_fractions(LINEAR_POOLS.pools, maps)[shown] * pools[..., shown, :, :, :]).sum(
-            dim=-4
-        )
+        shown = [i for i, name in enumerate(self.pools) if name in VISIBLE_POOLS[self.quantity][0]]
+        fractions = volume_fractions(self.pools, maps)[shown]
+        return self.scale * (fractions * pools[..., shown, :, :, :]).sum(dim=-4)
 
     def whiten(self, image: Tensor) -> Tensor:
         """An image divided by its standard deviation in the voxels of the fit.

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.dce.impulse_response import InputCurve, evaluate
@@ -21,6 +20,7 @@ from nanopinn.imaging.dce.models import extended_tofts
 from nanopinn.imaging.drug_image import DrugImage, load_drug_image
 from nanopinn.imaging.imaging_data import ImagingMaps
 from nanopinn.inference.basis import gaussian_radial_basis
+from nanopinn.inference.drug_setup import drug_observation, set_up_drug
 from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.nuisance_scales import (
@@ -29,14 +29,12 @@ from nanopinn.inference.nuisance_scales import (
     fit_aif_scale,
     scale_noise,
 )
-from nanopinn.inference.observations import ContrastObservation, DrugObservation
+from nanopinn.inference.observations import ContrastObservation
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.saved_fit import FittedProblem
 from nanopinn.inference.unknown_fields import add_unknown_functions, truncating_faces
-from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.io.array_volume import VolumeSource
 from nanopinn.parameters import MINUTE
-from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tissue_maps import (
     MARGIN_M,
     PH_SMOOTHING_VOXELS,
@@ -47,6 +45,7 @@ from nanopinn.physics.tissue_maps import (
     shrink_to_tumour_mean,
     smooth_pH,
 )
+from nanopinn.physics.treatment import Treatment
 from nanopinn.progress import Progress
 from nanopinn.results import ScalarEstimate
 from nanopinn.settings import FitSettings
@@ -153,32 +152,25 @@ class PosedProblem:
 
 def pose_problem(
     imaging: ImagingMaps,
+    images: Sequence[DrugImage],
     settings: FitSettings,
     device: str,
-    drug: Sequence[VolumeSource] = (),
+    treatment: Treatment | None = None,
 ) -> PosedProblem:
-    """The inverse problem of a study.
+    """The inverse problem of maps and drug images.
 
     A box around the tumour is cut out, and voxels without a measurement are filled.
 
     Args:
         imaging: kinetic maps, pH and curves.
-        settings: of the fit; ``settings.drug`` names files of drug images.
+        images: post-dose images on the grid of the scan.
+        settings: of the fit.
         device: of torch.
-        drug: further drug images in memory.
+        treatment: what the subject was given; needed with drug images.
 
     Raises:
-        InputError: a drug image cannot be used.
+        InputError: drug images are given without their treatment.
     """
-    return pose_problem_from_images(
-        imaging, load_drug_images(imaging, settings, drug), settings, device
-    )
-
-
-def pose_problem_from_images(
-    imaging: ImagingMaps, images: Sequence[DrugImage], settings: FitSettings, device: str
-) -> PosedProblem:
-    """The inverse problem of maps and drug images in memory; see :func:`pose_problem`."""
     spacing = tuple(float(h) for h in imaging.voxel_size_m)
     cut = truncating_faces(imaging.mask, settings)
     domain = Domain.from_mask(imaging.mask, spacing, MARGIN_M, cut)
@@ -188,11 +180,22 @@ def pose_problem_from_images(
     if not settings.inflow:
         notes += describe_cut_faces(imaging.mask, cut)
     notes += [n for image in images for n in image.notes]
-    drug = tuple(_drug_observation(image, imaging.mask, domain, device) for image in images)
-    unknowns = UnknownSet(scalar_unknowns())
-    notes += _drug_assumptions(bool(drug))
+    setup = set_up_drug(treatment, with_images=bool(images))
+    if images and setup.course is None:
+        raise InputError(
+            "drug images need the treatment that they show",
+            field="formulation",
+            expected="`formulation` and `drug_dose`, or `schedule`",
+            remedy="State what the subject was given.",
+        )
+    drug = tuple(
+        drug_observation(image, imaging.mask, domain, device, setup.course)
+        for image in images
+        if setup.course is not None
+    )
+    notes += [*setup.notes, *(_DRUG_ASSUMPTIONS if drug else ())]
     problem = InverseProblem(
-        unknowns=unknowns,
+        unknowns=setup.unknowns,
         setting=TissueSetting(tissue, grid, *FLOW_REFINE[settings.preset]),
         kinetics=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
         local_kinetics=torch.stack([tissue.PS, tissue.phi, tissue.v_p]),
@@ -200,7 +203,8 @@ def pose_problem_from_images(
         frame_times=np.asarray(imaging.frame_times_s, dtype=np.float64),
         contrast=_contrast_observation(imaging, domain, tissue),
         drug=drug,
-        plasma=PH_SENSITIVE.bolus_curves(),
+        course=setup.course,
+        considered=setup.considered,
         pH_error_basis=_pH_error_basis(imaging, domain, device),
         closure_basis=_closure_error_basis(imaging, domain, device),
         kinetic_covariance=covariance,
@@ -270,9 +274,14 @@ PH_RESIDUAL_NOISE_SHARE, PH_ERROR_LENGTH_M = 0.5, 0.7e-3
 #: Error that all voxels of a pH map share (calibration), and an error of the same size and a larger
 #: correlation length, because coarse voxels flatten a core or a rim.
 PH_COMMON_ERROR, PH_COMMON_ERROR_LENGTH_M = 0.03, 2.0e-3
-#: Model error of a drug image (sub-voxel tissue, scale of the image), relative to the image, and
-#: its correlation length (an assumption).
+#: Model error of a drug image (sub-voxel tissue), relative to the image, and its correlation length
+#: (an assumption).
 CLOSURE_ERROR, CLOSURE_LENGTH_M = 0.03, 1.5e-3
+_DRUG_ASSUMPTIONS = (
+    "Ktrans, ve and vp are corrected for flow and diffusion between voxels.",
+    "Drug images are used inside the border layer of the tumour only. Their error includes the"
+    " effect of the noise of the Ktrans and ve maps on the prediction.",
+)
 #: Error of an assumed pH, the same in all voxels.
 PH_ASSUMED_ERROR = 0.25
 
@@ -298,10 +307,10 @@ def _pH_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> torch.
 
 
 def _closure_error_basis(imaging: ImagingMaps, domain: Domain, device: str) -> torch.Tensor:
-    """Basis of the model error of a drug image relative to it, with one function for its scale."""
+    """Basis of the model error of a drug image relative to it."""
     inside = domain.crop(imaging.mask.astype(float), 0.0) > 0.5
     bumps = gaussian_radial_basis(inside, imaging.voxel_size_m, CLOSURE_LENGTH_M)
-    return torch.as_tensor(CLOSURE_ERROR * np.concatenate([bumps, inside[None]]), device=device)
+    return torch.as_tensor(CLOSURE_ERROR * bumps, device=device)
 
 
 def _contrast_observation(
@@ -379,47 +388,3 @@ def load_drug_images(
         )
         for p in (*map(Path, settings.drug), *drug)
     )
-
-
-#: Fewest voxels inside the border layer; with fewer, the border layer is used too although its
-#: voxels contain both tissues.
-MIN_CORE_VOXELS = 10
-
-
-def _drug_observation(
-    image: DrugImage, mask: NDArray[np.bool_], domain: Domain, device: str
-) -> DrugObservation:
-    """A drug image without the border layer of the tumour, whose voxels contain two tissues."""
-    core = binary_erosion(mask, border_value=1)  # the tumour continues beyond the image
-    usable = (core if core.sum() >= MIN_CORE_VOXELS else mask) & np.isfinite(image.values)
-    known = np.nan_to_num(image.values)
-
-    def box(values: Array, beyond: float) -> torch.Tensor:
-        return torch.as_tensor(domain.crop(values, beyond), dtype=torch.float64, device=device)
-
-    noise = torch.full(domain.shape, image.noise_sd, dtype=torch.float64, device=device)
-    return DrugObservation(
-        image.time_s,
-        image.quantity,
-        box(known, 0.0),
-        noise,
-        noise,
-        box(usable.astype(float), 0.0) > 0.5,
-    )
-
-
-def _drug_assumptions(drug: bool) -> list[str]:
-    if drug:
-        return [
-            (
-                "Plasma concentrations are those of a 90 mg bolus of PEGylated liposomal"
-                " doxorubicin with population kinetics; they were not measured in this subject."
-            ),
-            "Ktrans, ve and vp are corrected for flow and diffusion between voxels.",
-            (
-                "Drug images are used inside the border layer of the tumour only. Their error"
-                " includes the effect of the noise of the Ktrans and ve maps on the prediction."
-            ),
-            "Uptake by cells is linear, because free drug is far below K_e (see the check).",
-        ]
-    return []

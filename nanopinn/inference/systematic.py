@@ -134,6 +134,13 @@ class SystematicErrors:
         closure_on_drug: effect of processes that the model omits on the drug images, ``(n, k)``.
         pH_on_drug: effect of the error of the pH map on the drug images, ``(n, k)``.
         pH: the error of the pH map that the current maps include, ``(k,)``.
+        scale_on_drug: effect of the scales of the drug images, ``(n, k)``.
+        scale: the errors of these scales that the current predictions include, ``(k,)``.
+        parameters_on_contrast: effect of the considered parameters on the curves, ``(n, k)``.
+        parameters_on_drug: effect of the considered parameters on the drug images, ``(n, k)``.
+        contrast_parameters: deviates of the considered parameters that the current predictions of
+            the curves include, ``(k,)``.
+        drug_parameters: the same for the drug images, ``(k,)``.
         model_on_contrast: effect of the model error on the curves, ``(n, k)``, or None.
         model_on_drug: effect of the model error on the drug images, ``(n, k)``, or None.
     """
@@ -145,26 +152,65 @@ class SystematicErrors:
     closure_on_drug: Tensor
     pH_on_drug: Tensor
     pH: Tensor
+    scale_on_drug: Tensor
+    scale: Tensor
+    parameters_on_contrast: Tensor
+    parameters_on_drug: Tensor
+    contrast_parameters: Tensor
+    drug_parameters: Tensor
     model_on_contrast: Tensor | None = None
     model_on_drug: Tensor | None = None
+
+    @property
+    def contrast_columns(self) -> dict[str, slice]:
+        """Columns of every kind of error of the curves: model, parameters and grid."""
+        return _columns(
+            model=self.model_on_contrast,
+            parameters=self.parameters_on_contrast,
+            grid=self.grid_on_contrast,
+        )
+
+    @property
+    def drug_columns(self) -> dict[str, slice]:
+        """Columns of every kind of error of the drug images."""
+        return _columns(
+            pH=self.pH_on_drug,
+            scale=self.scale_on_drug,
+            closure=self.closure_on_drug,
+            model=self.model_on_drug,
+            parameters=self.parameters_on_drug,
+            grid=self.grid_on_drug,
+        )
 
     @cached_property
     def contrast(self) -> SharedError:
         """All errors of the contrast-agent curves."""
-        effect = _concatenate_effects(self.model_on_contrast, self.grid_on_contrast)
+        effect = _concatenate_effects(
+            self.model_on_contrast, self.parameters_on_contrast, self.grid_on_contrast
+        )
         reference = effect.new_zeros(effect.shape[1])
-        reference[effect.shape[1] - self.grid_on_contrast.shape[1] :] = -1.0
+        columns = self.contrast_columns
+        reference[columns["parameters"]] = self.contrast_parameters
+        reference[columns["grid"]] = -1.0
         return SharedError(effect, reference)
 
     @cached_property
     def drug(self) -> SharedError:
         """All errors of the drug images."""
         effect = _concatenate_effects(
-            self.pH_on_drug, self.closure_on_drug, self.model_on_drug, self.grid_on_drug
+            self.pH_on_drug,
+            self.scale_on_drug,
+            self.closure_on_drug,
+            self.model_on_drug,
+            self.parameters_on_drug,
+            self.grid_on_drug,
         )
         reference = effect.new_zeros(effect.shape[1])
-        reference[: len(self.pH)] = self.pH
-        reference[effect.shape[1] - self.grid_on_drug.shape[1] :] = -1.0
+        columns = self.drug_columns
+        reference[columns["pH"]] = self.pH
+        reference[columns["scale"]] = self.scale
+        reference[columns["parameters"]] = self.drug_parameters
+        reference[columns["grid"]] = -1.0
         return SharedError(effect, reference)
 
     def model_weights(
@@ -179,13 +225,8 @@ class SystematicErrors:
         Returns:
             Weights, ``(k,)``, and their posterior covariance for fixed unknowns, ``(k, k)``.
         """
-        model = self.model_on_contrast if block == "contrast" else self.model_on_drug
-        assert model is not None
         error = self.contrast if block == "contrast" else self.drug
-        first = (
-            0 if block == "contrast" else self.pH_on_drug.shape[1] + self.closure_on_drug.shape[1]
-        )
-        columns = slice(first, first + model.shape[1])
+        columns = (self.contrast_columns if block == "contrast" else self.drug_columns)["model"]
         return error.conditional_estimate(residual)[columns], error.covariance[columns, columns]
 
     def without_model(self) -> SystematicErrors:
@@ -199,6 +240,15 @@ class SystematicErrors:
             grid_on_contrast=self.grid_on_contrast[:, :0],
             grid_on_drug=self.grid_on_drug[:, :0],
         )
+
+
+def _columns(**effects: Tensor | None) -> dict[str, slice]:
+    """Columns of every effect in their order; none for None."""
+    found, first = {}, 0
+    for name, effect in effects.items():
+        last = first + (0 if effect is None else effect.shape[1])
+        found[name], first = slice(first, last), last
+    return found
 
 
 def _concatenate_effects(*effects: Tensor | None) -> Tensor:

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -18,14 +18,19 @@ from nanopinn.imaging.dce.impulse_response import PlasmaCurve
 from nanopinn.inference.observations import ContrastObservation, DrugObservation, nearest_nodes
 from nanopinn.inference.problem import Prediction, Problem
 from nanopinn.inference.systematic import ModelError, SystematicErrors
-from nanopinn.physics.plasma import SumOfExponentials
+from nanopinn.parameters import ParameterDistribution, Values
+from nanopinn.solvers.drug_course import DrugCourse
+from nanopinn.solvers.drug_forward import solve_drug
 from nanopinn.solvers.forward import FlowSolution, ForwardModel
 from nanopinn.solvers.grid import average_subcells
+from nanopinn.solvers.integrate import drug_nodes
 from nanopinn.solvers.runge_kutta import TR_BDF2, Scheme
 from nanopinn.solvers.tissue_setting import TissueSetting
 
 Array = NDArray[np.float64]
 
+#: Constants on which the curves of the contrast agent depend.
+CONTRAST_SYMBOLS = ("D_Gd",)
 #: Relative residual of the linear solves of a fit: far below the noise of any image.
 SOLVER_TOLERANCE = 1e-7
 
@@ -79,12 +84,14 @@ class TumourProblem(Problem[ForwardModel, Fields]):
         frame_times: of the frames, s, ``(t,)``.
         contrast: concentration of contrast agent in the tumour.
         drug: post-dose images.
-        plasma: encapsulated and free drug in plasma.
+        course: the treatment of the drug images; None without them.
         pH_error_basis: ``(k, x, y, z)``. The error of the pH map is their sum with weights of unit
             variance.
         closure_basis: ``(k, x, y, z)``, the same for the model error of each drug image, relative
             to the image.
         kinetic_covariance: of ln Ktrans and ln ve in every voxel, ``(2, 2, x, y, z)``.
+        considered: distributions of the parameters that are not estimated but whose errors are
+            eliminated, by symbol.
         errors: effect of systematic errors at the last linearisation; None before the first.
         model_error: prior of the error of the equations; None where they are exact.
     """
@@ -96,12 +103,50 @@ class TumourProblem(Problem[ForwardModel, Fields]):
     frame_times: Array
     contrast: ContrastObservation
     drug: tuple[DrugObservation, ...]
-    plasma: tuple[SumOfExponentials, SumOfExponentials]
+    course: DrugCourse | None
     pH_error_basis: Tensor
     closure_basis: Tensor
     kinetic_covariance: Tensor
+    considered: Mapping[str, ParameterDistribution] = field(default_factory=dict)
     errors: SystematicErrors | None = None
     model_error: ModelError | None = None
+
+    @property
+    def considered_on_contrast(self) -> dict[str, ParameterDistribution]:
+        """The considered parameters on which the curves of the contrast agent depend."""
+        return {s: d for s, d in self.considered.items() if s in CONTRAST_SYMBOLS}
+
+    @property
+    def considered_on_drug(self) -> dict[str, ParameterDistribution]:
+        """The considered parameters on which the drug images depend."""
+        if not self.drug:
+            return {}
+        return {s: d for s, d in self.considered.items() if s not in CONTRAST_SYMBOLS}
+
+    @property
+    def deviates(self) -> dict[str, float]:
+        """Estimated deviates of the considered parameters that predictions include, by symbol."""
+        if self.errors is None:
+            return {}
+        pairs = (
+            (self.considered_on_contrast, self.errors.contrast_parameters),
+            (self.considered_on_drug, self.errors.drug_parameters),
+        )
+        return {
+            symbol: float(z)
+            for considered, deviates in pairs
+            if len(deviates)
+            for symbol, z in zip(considered, deviates, strict=True)
+        }
+
+    @property
+    def parameter_values(self) -> dict[str, float]:
+        """Values of the considered parameters where predictions move them, by symbol."""
+        return {
+            symbol: float(self.considered[symbol].values_at_deviates(np.array([z]))[0])
+            for symbol, z in self.deviates.items()
+            if z != 0
+        }
 
     @property
     def observations(self) -> int:
@@ -111,11 +156,40 @@ class TumourProblem(Problem[ForwardModel, Fields]):
     @property
     def drug_times(self) -> Array:
         """Nodes of the time integration of drug, from the dose to the last image, s."""
-        return self.setting.drug_nodes([d.time_s for d in self.drug])
+        return self.drug_nodes([d.time_s for d in self.drug])
 
-    def forward(self, pressure: Tensor | None = None) -> ForwardModel:
-        """A solver of the fields, which may start from a given pressure."""
-        return ForwardModel(self.setting, self.unknowns.scalars, pressure)
+    def drug_nodes(self, times_s: Sequence[float], **steps: float) -> Array:
+        """Time nodes of the drug that hold given times and the ends of all segments.
+
+        Args:
+            times_s: after the first dose, s.
+            steps: of :func:`nanopinn.solvers.integrate.drug_nodes`, in place of those of the
+                treatment.
+        """
+        assert self.course is not None
+        end, jumps = max(times_s), self.setting.release_jump_times_s
+        marks = [s.start for s in self.course.segments(end, jumps)]
+        return drug_nodes(
+            times_s,
+            **{"first_step_s": self.course.first_step_s, **steps},
+            jumps_s=(*self.course.jumps(), *jumps),
+            marks_s=marks,
+        )
+
+    def forward(self, pressure: Tensor | None = None, values: Values | None = None) -> ForwardModel:
+        """A solver of the fields.
+
+        Args:
+            pressure: initial guess, on the flow grid, Pa.
+            values: of parameters by symbol, in place of the table's.
+        """
+        return ForwardModel(
+            self.setting,
+            self.unknowns.scalars,
+            pressure,
+            values={**self.parameter_values, **(values or {})},
+            course=self.course,
+        )
 
     def solver(self, before: ForwardModel | None = None) -> ForwardModel:
         """As :meth:`forward`, from the last pressure of another solver."""
@@ -154,10 +228,10 @@ class TumourProblem(Problem[ForwardModel, Fields]):
         C, dC, _ = forward.solve_contrast(th, flow, self.aif, self.frame_times, scheme, tol=tol)
         if not self.drug:
             return Fields(flow, C, None, None if dC is None else dC.transpose(0, 1))
-        run = forward.solve_drug(
+        run = solve_drug(
+            forward,
             th,
             flow,
-            self.plasma,
             self.drug_times,
             scheme,
             tol,
@@ -246,9 +320,15 @@ class TumourProblem(Problem[ForwardModel, Fields]):
         """Index of an image's time among :attr:`drug_times`."""
         return nearest_nodes(self.drug_times, [drug.time_s])[0]
 
-    def plasma_at(self, time_s: float) -> float:
-        """Encapsulated drug in plasma at a time (s), kg/m3."""
-        return float(self.plasma[0](torch.tensor(time_s, dtype=torch.float64)))
+    def plasma_at(self, time_s: float, values: Values | None = None) -> float:
+        """Encapsulated drug in plasma at a time, kg/m3.
+
+        Args:
+            time_s: after the first dose, s.
+            values: of parameters by symbol, in place of those of the problem.
+        """
+        assert self.course is not None
+        return self.course.encapsulated_at(time_s, {**self.parameter_values, **(values or {})})
 
     def scalars(self, theta: Array) -> Mapping[str, float]:
         """Scalars of the model, SI."""

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from nanopinn.errors import InputError
 from nanopinn.inference.basis import FunctionUnknown
-from nanopinn.parameters import HOUR, SCALARS, release_multiplier_name
+from nanopinn.parameters import (
+    HOUR,
+    Parameter,
+    release_multiplier_name,
+    scalars_of_formulation,
+)
+from nanopinn.physics.formulation import Formulation
 from nanopinn.results import ScalarEstimate
 
 Array = NDArray[np.float64]
@@ -118,16 +124,32 @@ class Unknown:
         )
 
 
-def scalar_unknowns() -> tuple[Unknown, ...]:
-    """Every scalar of the registry with its prior.
+def scalar_unknowns(
+    formulation: Formulation | None = None, priors: Mapping[str, Parameter] | None = None
+) -> tuple[Unknown, ...]:
+    """Every scalar on which a study with a formulation depends, with its prior.
 
     The driving pressure p_e is among them although no image depends on it, so that its prior is
     shown.
+
+    Args:
+        formulation: that is given; without one, the scalars of a carrier that acid triggers.
+        priors: parameters whose value and distribution replace those of the registry, by name of
+            the scalar.
     """
-    return tuple(
-        Unknown(s.name, s.label, s.unit, s.per_unit, s.scale, s.default, s.prior.sd)
-        for s in SCALARS.values()
-    )
+    carrier = formulation is None or formulation.circulation is not None
+    acid = formulation is None or formulation.responds_to_acid
+    found = []
+    for s in scalars_of_formulation(carrier=carrier, acid=acid):
+        median, sd = s.default, s.prior.sd
+        own = None if priors is None else priors.get(s.name)
+        if own is not None:
+            median = own.value
+            distribution = own.distribution()
+            if distribution is not None and distribution.logarithmic == (s.scale == "log"):
+                sd = max(distribution.sd_below, distribution.sd_above)
+        found.append(Unknown(s.name, s.label, s.unit, s.per_unit, s.scale, median, sd))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

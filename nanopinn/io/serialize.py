@@ -80,7 +80,7 @@ def _fits_tuple(value: tuple[Any, ...], inner: tuple[Any, ...]) -> bool:
 
 
 #: Version of the format, increased with every change that makes older files unreadable.
-VERSION = 4
+VERSION = 5
 #: The package version of files that do not name one.
 _FIRST_RELEASE = "0.1"
 #: Largest file and largest header, bytes; reading a header takes twenty times its size in memory.

@@ -1,12 +1,14 @@
 """Every physical quantity the package uses: value, range, prior, unit and source, in one table."""
 
 from nanopinn.parameters.table import (
+    CONVENTIONS,
     KNOWN_UNITS,
     PARAMETERS,
     RANGE_INTERPRETATION,
     Z95,
     Number,
     Parameter,
+    ParameterDistribution,
     Prior,
     QuantitySpecification,
     Values,
@@ -44,9 +46,11 @@ from nanopinn.parameters.unknown_registry import (
     multipliers_of,
     release_multiplier_name,
     scalars_in_group,
+    scalars_of_formulation,
 )
 
 __all__ = [
+    "CONVENTIONS",
     "DAY",
     "HOUR",
     "INFLOW",
@@ -68,6 +72,7 @@ __all__ = [
     "ZERO_CELSIUS",
     "Number",
     "Parameter",
+    "ParameterDistribution",
     "PhantomDistribution",
     "Prior",
     "QuantitySpecification",
@@ -85,5 +90,6 @@ __all__ = [
     "release_multiplier_name",
     "scalar_lookup",
     "scalars_in_group",
+    "scalars_of_formulation",
     "value",
 ]

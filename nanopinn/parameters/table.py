@@ -255,6 +255,8 @@ def value(symbol: str) -> float:
 
 Array = NDArray[np.float64]
 
+#: Conventions, such as reference values and definitions, which have no uncertainty.
+CONVENTIONS = frozenset({"pH_ref", "T_hot", "T_body", "RT_D", "HT_T", "p_O2_hyp", "p_O2_nec"})
 #: Standard normal deviate at the ends of a central 95 % interval.
 Z95 = 1.959963984540054
 #: Interpretation of a range without a prior, for reports.

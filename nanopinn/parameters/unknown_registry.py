@@ -19,6 +19,9 @@ from nanopinn.parameters.units import HOUR, MMHG
 #: What a scalar describes: interstitial flow, transport of the carrier through the vessel wall, its
 #: release, or uptake by cells. Only drug images depend on the last three.
 ScalarGroup = Literal["flow", "carrier", "release", "cells"]
+#: What a formulation must be for a scalar to act: any, one with a carrier, one that acid triggers,
+#: a carrier that acid does not trigger, or free drug.
+FormulationKind = Literal["any", "carrier", "acid", "no acid", "free"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class ScalarDefinition:
         unit: customary unit.
         per_unit: customary value = SI value times this.
         group: what it describes.
+        needs: what a formulation must be for drug images to depend on it.
         symbol: row of the parameter table with its default and prior; None where the definition
             states both.
         factor_symbol: row whose value multiplies the default; none if None.
@@ -73,6 +77,7 @@ class ScalarDefinition:
     stated_default: float | None = None
     stated_prior: Prior | None = None
     affects_grid_error: bool = True
+    needs: FormulationKind = "any"
 
     @property
     def default(self) -> float:
@@ -126,6 +131,7 @@ SCALARS: dict[str, ScalarDefinition] = {
             per_unit=HOUR,
             group="carrier",
             symbol="PS_l",
+            needs="carrier",
             phantom=PhantomDistribution(0.5, position=3),
         ),
         ScalarDefinition(
@@ -135,6 +141,7 @@ SCALARS: dict[str, ScalarDefinition] = {
             per_unit=1.0,
             group="carrier",
             symbol="leak_l",
+            needs="carrier",
             phantom=PhantomDistribution(0.2, position=4),
         ),
         ScalarDefinition(
@@ -144,6 +151,7 @@ SCALARS: dict[str, ScalarDefinition] = {
             per_unit=1.0,
             group="carrier",
             symbol="f_l",
+            needs="carrier",
             phantom=PhantomDistribution(0.15, position=5),
         ),
         ScalarDefinition(
@@ -153,6 +161,7 @@ SCALARS: dict[str, ScalarDefinition] = {
             per_unit=HOUR,
             group="release",
             symbol="krel_ref",
+            needs="acid",
             phantom=PhantomDistribution(0.5, position=6),
         ),
         ScalarDefinition(
@@ -162,6 +171,7 @@ SCALARS: dict[str, ScalarDefinition] = {
             per_unit=1.0,
             group="release",
             symbol="pK_rel",
+            needs="acid",
             phantom=PhantomDistribution(0.15, position=8),
             affects_grid_error=False,
         ),
@@ -193,6 +203,27 @@ SCALARS: dict[str, ScalarDefinition] = {
             symbol="p_e",
             phantom=PhantomDistribution(0.2, position=1),
             affects_grid_error=False,
+        ),
+        ScalarDefinition(
+            name="leak_factor",
+            label="release rate of the carrier over its stated leak",
+            unit="1",
+            per_unit=1.0,
+            group="release",
+            stated_default=1.0,
+            stated_prior=Prior("lognormal", 1.2),
+            needs="no acid",
+        ),
+        ScalarDefinition(
+            name="P_f_factor",
+            label="wall permeability to free drug over its table value",
+            unit="1",
+            per_unit=1.0,
+            group="carrier",
+            multiplies="P_f_t",
+            stated_default=1.0,
+            stated_prior=Prior("lognormal", 0.8),
+            needs="free",
         ),
     )
 }
@@ -233,6 +264,18 @@ def default_scalars() -> dict[str, float]:
 def scalars_in_group(*groups: ScalarGroup) -> tuple[str, ...]:
     """Names of the scalars of some groups."""
     return tuple(name for name, s in SCALARS.items() if s.group in groups)
+
+
+def scalars_of_formulation(*, carrier: bool, acid: bool) -> tuple[ScalarDefinition, ...]:
+    """Scalars on which a study with a formulation depends, in the order of the registry.
+
+    Args:
+        carrier: whether the drug is inside carriers.
+        acid: whether acid triggers their release.
+    """
+    acting: set[FormulationKind] = {"any"}
+    acting |= {"carrier", "acid" if acid else "no acid"} if carrier else {"free"}
+    return tuple(s for s in SCALARS.values() if s.needs in acting)
 
 
 def drug_only_scalars() -> frozenset[str]:

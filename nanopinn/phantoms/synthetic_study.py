@@ -327,6 +327,9 @@ class _ScanSimulation:
                     Quantity=quantity,
                     NoiseSD=sd * 1e3,
                     Units="ug/mL",
+                    Formulation="ph",
+                    DrugDose="90 mg",
+                    Species="human",
                 )
 
     def average_truth(self) -> None:

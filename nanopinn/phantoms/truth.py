@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from nanopinn.imaging.dce.impulse_response import PlasmaCurve
-from nanopinn.parameters import draw_phantom_scalars, value
+from nanopinn.parameters import MG, draw_phantom_scalars, value
 from nanopinn.physics.drug_pools import LINEAR_POOLS, volume_fractions
 from nanopinn.physics.flow import exchange_coefficients
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel
+from nanopinn.solvers.drug_course import bolus_course
+from nanopinn.solvers.drug_forward import solve_drug
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Domain, Grid
 from nanopinn.solvers.integrate import drug_nodes
@@ -237,16 +239,16 @@ def solve_truth(
     none = torch.zeros(0, dtype=torch.float64)
     numbers = {k: torch.tensor(v, dtype=torch.float64) for k, v in scalars.items()}
     numbers |= {name: torch.ones(1, dtype=torch.float64) for name in anatomy.fields}
-    forward = ForwardModel(setting, lambda _: numbers, factors=factors)
+    course = bolus_course(PH_SENSITIVE, 90 * MG)
+    forward = ForwardModel(setting, lambda _: numbers, factors=factors, course=course)
     flow = forward.solve_flow(none)
     model: TumourModel = forward.model(none)
     contrast_setting = replace(setting, maps=replace(maps, phi=maps.phi * (1 + pore_error)))
     contrast, _, _ = ForwardModel(
         contrast_setting, lambda _: numbers, factors=factors
     ).solve_contrast(none, flow, aif, frame_times, SDIRK3, tol=LINEAR_TOLERANCE)
-    plasma = PH_SENSITIVE.bolus_curves()
     nodes = drug_nodes(list(drug_times), first_step_s=40.0, growth=1.2, longest_s=3600.0)
-    run = forward.solve_drug(none, flow, plasma, nodes, SDIRK3, tol=LINEAR_TOLERANCE)
+    run = solve_drug(forward, none, flow, nodes, SDIRK3, tol=LINEAR_TOLERANCE)
     keep = [int(np.argmin(np.abs(nodes - t))) for t in drug_times]
     per_tissue = volume_fractions(LINEAR_POOLS.pools, maps) * run.U[keep]
     Ktrans, _ = exchange_coefficients(
@@ -261,7 +263,7 @@ def solve_truth(
         contrast=on_image_grid(contrast),
         drug={name: on_image_grid(per_tissue[:, i]) for i, name in enumerate(LINEAR_POOLS.pools)},
         drug_times_s=np.asarray(drug_times),
-        plasma_drug=plasma[0](torch.as_tensor(drug_times, dtype=torch.float64)).numpy(),
+        plasma_drug=np.array([course.encapsulated_at(t) for t in drug_times]),
         pressure=on_image_grid(flow.p),
         velocity=on_image_grid(flow.velocity(setting.grid)),
         Ktrans=on_image_grid(Ktrans),

@@ -43,6 +43,12 @@ from nanopinn.physics.tumour import TumourModel
 ENCAPSULATED, UNBOUND, RETAINED = 0, 1, 2
 
 
+#: Constants of the tumour's wall, tissue and cells on which the drug pools depend.
+WALL_SYMBOLS = ("SV_t", "P_f_t", "sigma_f", "D_f_t", "P_b_t", "sigmaT_t", "D_b_t", "k_a", "k_d")
+CELL_SYMBOLS = ("rho_c", "Vmax", "K_e", "K_i", "k_off_DNA", "g_pH")
+TISSUE_DRUG_SYMBOLS = (*WALL_SYMBOLS, *CELL_SYMBOLS)
+
+
 @dataclass(frozen=True)
 class DrugPoolOptions:
     """Which pools are solved in addition to free, intracellular and nuclear drug.

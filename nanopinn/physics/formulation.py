@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,7 +102,7 @@ class Formulation:
     diameter: str | None = None
     aliases: tuple[str, ...] = ()
     own_parameters: tuple[Parameter, ...] = ()
-    file: Path | None = None
+    file: Path | None = field(default=None, metadata={"saved": False})
 
     def __post_init__(self) -> None:
         if not 0 <= self.releasable_share <= 1:
@@ -150,6 +151,34 @@ class Formulation:
             free_drug=self.free_drug if self.states_free_drug else species.free_drug,
             weight_kg=subject.weight_kg,
         )
+
+    def as_fitted(self) -> tuple[Formulation, dict[str, Parameter], dict[str, Number]]:
+        """The formulation with the scalars of the model in place of its own quantities in tissue.
+
+        Returns:
+            The formulation, its own parameters by the scalar for which they state the prior, and
+            the values of its other quantities by the symbol of the model.
+        """
+        priors: dict[str, Parameter] = {}
+        values: dict[str, Number] = dict(self.with_own_values())
+        moved: dict[str, Any] = {}
+        for quantity, symbol in TISSUE_PARAMETER_SYMBOLS.items():
+            own = getattr(self, quantity)
+            if own is None or own == symbol:
+                continue
+            if symbol in SCALARS:
+                priors[symbol], moved[quantity] = self.parameter(own), symbol
+            else:
+                values[symbol] = self.parameter(own).value
+        triggers = []
+        for trigger in self.triggers:
+            symbols = dict(trigger.symbols)
+            for quantity, default in trigger.law.default_symbols.items():
+                own = symbols[quantity]
+                if default in SCALARS and own != default:
+                    priors[default], symbols[quantity] = self.parameter(own), default
+            triggers.append(replace(trigger, symbols=tuple(symbols.items())))
+        return replace(self, triggers=tuple(triggers), **moved), priors, values
 
     @property
     def short_name(self) -> str:

@@ -38,6 +38,8 @@ from nanopinn.physics.pools import PoolAssembler, PoolCoefficients
 
 #: Properties that heating changes, and the symbols of their factors at the end of a heating.
 HEAT_FACTOR_SYMBOLS = {"p_e": "HT_IFP", "P_l": "HT_Pl"}
+#: Symbols of all parameters of the effects of heating.
+HEAT_EFFECT_SYMBOLS = (*HEAT_FACTOR_SYMBOLS.values(), "HT_t_IFP", "HT_t_Pl")
 
 
 def has_heat_effects(T_K: float | None) -> bool:

@@ -32,6 +32,10 @@ from nanopinn.physics.species import Subject, describe_subject
 RADIATION_FACTOR_SYMBOLS = {"p_e": "RT_IFP", "Lp": "RT_Lp", "K": "RT_K", "P": "RT_P", "SV": "RT_SV"}
 
 
+#: Symbols of all parameters of the effects of radiation.
+RADIATION_EFFECT_SYMBOLS = (*RADIATION_FACTOR_SYMBOLS.values(), "RT_t_peak")
+
+
 @dataclass(frozen=True)
 class Fraction:
     """One fraction of a radiotherapy.
@@ -162,7 +166,7 @@ class Heating:
     ramp_s: float
     mode: Literal["imposed", "pennes"]
     temperature_K: float | None
-    file: Path | None
+    file: Path | None = field(default=None, metadata={"saved": False})
 
 
 @dataclass(frozen=True)
@@ -271,6 +275,30 @@ class Treatment:
             for name, factor in self.heat_effects.modifiers(t, self.heating_intervals_s).items():
                 found[name] = found.get(name, 1.0) * factor
         return found
+
+    def shifted(self, by_s: float) -> Treatment:
+        """The same treatment with all times moved.
+
+        Args:
+            by_s: s.
+        """
+        return replace(
+            self,
+            doses=tuple(
+                replace(g, dose=replace(g.dose, start_s=g.dose.start_s + by_s)) for g in self.doses
+            ),
+            heatings=tuple(
+                replace(h, start_s=h.start_s + by_s, end_s=h.end_s + by_s) for h in self.heatings
+            ),
+            radiation=replace(
+                self.radiation,
+                fractions=tuple(
+                    replace(f, time_s=f.time_s + by_s) for f in self.radiation.fractions
+                ),
+            ),
+            images_s=tuple(t + by_s for t in self.images_s),
+            end_s=self.end_s + by_s,
+        )
 
     def with_values(self, values: Values) -> Treatment:
         """The same treatment with other effects of radiation and heat.

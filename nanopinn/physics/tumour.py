@@ -216,7 +216,8 @@ class TumourModel:
             k = k_rel(pH, T) exp(w . shapes) m_segment
 
         The warp of pH and the multipliers in space and time were fitted to a carrier that acid
-        triggers; they apply only to such carriers.
+        triggers; they apply only to such carriers. The leak of other carriers is multiplied by
+        its own scalar, 1 unless it was fitted.
 
         Args:
             carrier: the formulation; by default the one whose law the scalars describe.
@@ -227,6 +228,9 @@ class TumourModel:
         T_K = pH.new_tensor(value("T_body")) if T_K is None else T_K
         values = {**self.parameter_values(), **self.scalars}
         if not carrier.responds_to_acid:
+            assert carrier.leak is not None
+            leak = parameter_lookup(carrier.with_own_values(values))(carrier.leak)
+            values[carrier.leak] = leak * self.scalars["leak_factor"]
             return carrier.release_rate(pH, T_K, values)
         rate = carrier.release_rate(pH, T_K, values, ph_warp=self.scalars.get(RELEASE_LAW))
         in_time = self.scalars.get(release_multiplier_name(segment), 1.0)

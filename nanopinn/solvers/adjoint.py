@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from nanopinn.imaging.dce.impulse_response import PlasmaCurve
-from nanopinn.physics.plasma import SumOfExponentials
+from nanopinn.physics.plasma import ConcentrationFunction
 from nanopinn.solvers.derivatives import GradientAccumulator, solve_adjoint
+from nanopinn.solvers.drug_course import DrugSegment
 from nanopinn.solvers.forward import FlowSolution, ForwardModel, LocalResponse
-from nanopinn.solvers.integrate import frame_nodes, split_at_jumps, stage_times
+from nanopinn.solvers.integrate import frame_nodes, stage_times
 from nanopinn.solvers.nonlinear_pools import EvolutionResult, integrate_adaptive
 from nanopinn.solvers.operator import Interval, PoolOperator
 from nanopinn.solvers.pressure import pressure_gradient
@@ -30,6 +31,7 @@ class DrugAdjoint:
 
     Attributes:
         U: ``(node, pool, x, y, z)``.
+        segments: of the treatment, without effects of heat or radiation.
     """
 
     def __init__(
@@ -37,16 +39,23 @@ class DrugAdjoint:
         forward: ForwardModel,
         theta: Tensor,
         flow: FlowSolution,
-        plasma: tuple[SumOfExponentials, SumOfExponentials],
         times: np.ndarray,
     ) -> None:
-        def curves(t: float) -> Tensor:
-            return torch.stack([c(theta.new_tensor(t)) for c in plasma])
-
+        assert forward.course is not None
+        curves = forward.course.curves(forward.values)
+        jumps = forward.setting.release_jump_times_s
+        self.segments = forward.course.segments(float(times[-1]), jumps)
         intervals = []
-        for k, nodes in enumerate(split_at_jumps(times, forward.setting.release_jump_times_s)):
-            pools, operator, _ = forward.linearise_pools("drug", theta, replace(flow, dp=None), k)
-            intervals.append(Interval(nodes[0], nodes[-1], operator, pools.capacity, curves))
+        for segment in self.segments:
+            pools, operator, _ = forward.linearise_pools(
+                "drug", theta, replace(flow, dp=None), segment
+            )
+            smooth = [c.smooth_piece_from(segment.start) for c in curves]
+
+            def plasma(t: float, smooth: list[ConcentrationFunction] = smooth) -> Tensor:
+                return torch.stack([c(theta.new_tensor(t)) for c in smooth])
+
+            intervals.append(Interval(segment.start, segment.end, operator, pools.capacity, plasma))
         self.evolution = _integrate_given_steps(intervals, [float(t) for t in times])
         self.U = self.evolution.U
 
@@ -149,6 +158,7 @@ def gradient_by_adjoint(
     flow: FlowSolution,
     operator_gradients: Mapping[str, Sequence[PoolOperator]],
     leaves: Sequence[Tensor] = (),
+    drug_segments: Sequence[DrugSegment] = (),
 ) -> tuple[Tensor, list[Tensor]]:
     """Gradient with respect to the parameters, and to tensors on which maps of the tissue depend.
 
@@ -159,6 +169,7 @@ def gradient_by_adjoint(
         operator_gradients: gradients with respect to the coefficients of "contrast" and "drug", in
             every time segment.
         leaves: tensors that require gradients.
+        drug_segments: of :class:`DrugAdjoint`.
 
     Returns:
         ``(m,)``, and one tensor for each leaf.
@@ -168,8 +179,9 @@ def gradient_by_adjoint(
     total = p.new_zeros(())
     for kind, segments in operator_gradients.items():
         for k, grad_operator in enumerate(segments):
+            segment = drug_segments[k] if kind == "drug" else None
             for t, g in zip(
-                forward.assemble_pools(kind, at, p, k)[1].tensors(),
+                forward.assemble_pools(kind, at, p, segment)[1].tensors(),
                 grad_operator.tensors(),
                 strict=True,
             ):

@@ -8,8 +8,8 @@ every cell exact. Pools are solved on the grid of the maps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,22 +18,17 @@ from torch import Tensor
 from nanopinn.imaging.dce.convolution import convolve_exponential
 from nanopinn.imaging.dce.impulse_response import PlasmaCurve
 from nanopinn.parameters import Number, Values
-from nanopinn.physics.drug_pools import drug_pools
+from nanopinn.physics.drug_pools import carrier_pool_coefficients
 from nanopinn.physics.flow import FlowCoefficients
-from nanopinn.physics.plasma import SumOfExponentials
 from nanopinn.physics.pools import PoolCoefficients
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.derivatives import directional_derivatives
+from nanopinn.solvers.drug_course import DrugCourse, DrugSegment
 from nanopinn.solvers.fluxes import darcy_flows
 from nanopinn.solvers.grid import Grid, average_subcells, sum_subface_flows
-from nanopinn.solvers.integrate import frame_nodes, split_at_jumps, stage_times, time_key
-from nanopinn.solvers.linear_pools import (
-    SourceTerm,
-    Trajectory,
-    concatenate_trajectories,
-    integrate_fixed_steps,
-)
+from nanopinn.solvers.integrate import frame_nodes, stage_times, time_key
+from nanopinn.solvers.linear_pools import Trajectory, integrate_fixed_steps
 from nanopinn.solvers.operator import PoolOperator
 from nanopinn.solvers.pressure import pressure_tangents, solve_pressure
 from nanopinn.solvers.runge_kutta import TR_BDF2, Scheme
@@ -106,6 +101,7 @@ class ForwardModel:
         pressure: initial guess of the pressure, on the flow grid, Pa.
         factors: on properties of the tumour; see :class:`TumourModel`.
         values: of parameters, in place of those of the table.
+        course: the treatment of which drug is solved; None without drug.
     """
 
     def __init__(
@@ -115,10 +111,12 @@ class ForwardModel:
         pressure: Tensor | None = None,
         factors: Mapping[str, Number] | None = None,
         values: Values | None = None,
+        course: DrugCourse | None = None,
     ) -> None:
         self.setting = setting
         self.scalars_from_theta = scalars_from_theta
-        self.factors, self.values = factors, values
+        self.factors, self.course = factors, course
+        self.values: Values = {**(course.values if course else {}), **(values or {})}
         self.last_pressure = pressure
         self._fine = setting.flow_setting
         self._local_response_cache: tuple[PlasmaCurve, tuple[float, ...], LocalResponse] | None = (
@@ -172,7 +170,7 @@ class ForwardModel:
         return J_v, J_L, *(sum_subface_flows(f, r, axis) for axis, f in enumerate(fine))
 
     def assemble_pools(
-        self, kind: str, theta: Tensor, p: Tensor, segment: int = 0
+        self, kind: str, theta: Tensor, p: Tensor, segment: DrugSegment | None = None
     ) -> tuple[PoolCoefficients, PoolOperator]:
         """Pools and their operator at a pressure.
 
@@ -180,21 +178,50 @@ class ForwardModel:
             kind: "contrast" or "drug".
             theta: ``(m,)``.
             p: pressure on the flow grid, Pa.
-            segment: number of the time segment between two jumps of the release rate.
+            segment: of the treatment, for drug; the first one if None.
         """
         J_v, J_L, *flows = self._exchange(theta, p)
         model = self.model(theta)
         pools = (
             model.contrast_agent_pools(J_v, J_L)
             if kind == "contrast"
-            else drug_pools(model, J_v, J_L, release=model.release_rate(segment=segment))
+            else self._drug_coefficients(model, J_v, J_L, segment)
         )
         return pools, PoolOperator.from_pools(
             pools, tuple(flows), self.setting.grid, cut=self.setting.maps.cut
         )
 
+    def _drug_coefficients(
+        self, model: TumourModel, J_v: Tensor, J_L: Tensor, segment: DrugSegment | None
+    ) -> PoolCoefficients:
+        if self.course is None:
+            raise ValueError("drug is solved of a treatment: give the model its course")
+        course = self.course
+        temperature = None if segment is None else segment.temperature
+        number = 0 if segment is None else segment.release_segment
+        return carrier_pool_coefficients(
+            model, J_v, J_L, course.options, course.carrier, temperature, self.values, number
+        )
+
+    def in_segment(self, segment: DrugSegment) -> ForwardModel:
+        """The model with the factors that hold in a segment of the treatment."""
+        if not segment.factors:
+            return self
+        return ForwardModel(
+            self.setting,
+            self.scalars_from_theta,
+            self.last_pressure,
+            {**(self.factors or {}), **segment.factors},
+            self.values,
+            self.course,
+        )
+
     def linearise_pools(
-        self, kind: str, theta: Tensor, flow: FlowSolution, segment: int = 0
+        self,
+        kind: str,
+        theta: Tensor,
+        flow: FlowSolution,
+        segment: DrugSegment | None = None,
     ) -> tuple[PoolCoefficients, PoolOperator, dict[int, PoolOperator]]:
         """Pools, their operator and its tangents, by index of the parameters that change it.
 
@@ -202,7 +229,7 @@ class ForwardModel:
             kind: "contrast" or "drug".
             theta: ``(m,)``.
             flow: at theta; without tangents of its own there are none of the operator.
-            segment: number of the time segment between two jumps of the release rate.
+            segment: of the treatment, for drug; the first one if None.
         """
         pools, operator = self.assemble_pools(kind, theta, flow.p, segment)
         pools.validate()
@@ -293,127 +320,3 @@ class ForwardModel:
                 LocalResponse(self.setting.maps, aif, times),
             )
         return self._local_response_cache[2]
-
-    def solve_drug(
-        self,
-        theta: Tensor,
-        flow: FlowSolution,
-        plasma: tuple[SumOfExponentials, SumOfExponentials],
-        times: np.ndarray,
-        scheme: Scheme = TR_BDF2,
-        tol: float = 1e-10,
-        tangents_at: Collection[int] | None = None,
-    ) -> Trajectory:
-        """Encapsulated, free, bound, intracellular and nuclear drug, kg/m3.
-
-        Args:
-            theta: ``(m,)``.
-            flow: at theta; without tangents of its own there are none of the drug.
-            plasma: curves of encapsulated and free drug.
-            times: time nodes after the dose, s.
-            scheme: the Runge-Kutta method.
-            tol: relative residual of the linear solves.
-            tangents_at: indices of the times at which tangents are returned, in this order; None
-                for all.
-
-        Raises:
-            ValueError: the release rate jumps at a time that is not among them.
-        """
-        segments = split_at_jumps(times, self.setting.release_jump_times_s)
-        operators = [self.linearise_pools("drug", theta, flow, k) for k in range(len(segments))]
-        moving = sorted({j for _, _, tangents in operators for j in tangents})
-        wanted = list(range(len(times)) if tangents_at is None else tangents_at)
-        every = (
-            None
-            if flow.dp is None
-            else flow.dp.new_zeros((len(wanted), len(theta), *operators[0][0].capacity.shape))
-        )
-        runs: list[Trajectory] = []
-        first = 0
-        for nodes, (pools, operator, tangents) in zip(segments, operators, strict=True):
-            dAs = [
-                (
-                    tangents[j]
-                    if j in tangents
-                    else operator.with_tensors([0 * t for t in operator.tensors()])
-                )
-                for j in moving
-            ]
-            last = first + len(nodes) - 1
-            here = sorted({i for i in wanted if first < i <= last or i == 0 == first})
-            run = integrate_fixed_steps(
-                operator,
-                pools.capacity,
-                _plasma_source(plasma, operator, dAs),
-                nodes,
-                scheme=scheme,
-                tangent_operators=dAs,
-                tol=tol,
-                initial_state=runs[-1].final_state if runs else None,
-                tangents_at=[i - first for i in here],
-            )
-            if every is not None and run.tangents is not None:
-                tangents_by_node = dict(zip(here, run.tangents, strict=False))
-                for into, i in zip(every, wanted, strict=True):
-                    if i in tangents_by_node:
-                        into[moving] = tangents_by_node[i].to(into.dtype)
-            runs.append(run)
-            first = last
-        return replace(concatenate_trajectories(runs), tangents=every)
-
-
-def solve_drug_for_tissues(
-    forwards: Sequence[ForwardModel],
-    theta: Tensor,
-    flow: FlowSolution,
-    plasma: tuple[SumOfExponentials, SumOfExponentials],
-    times: np.ndarray,
-    scheme: Scheme = TR_BDF2,
-    tol: float = 1e-10,
-) -> Tensor:
-    """Drug in several tissues on one grid, at the flow of one, in a single integration.
-
-    Args:
-        forwards: model of each tissue.
-        theta: ``(m,)``.
-        flow: at theta.
-        plasma: curves of encapsulated and free drug.
-        times: time nodes after the dose, s.
-        scheme: the Runge-Kutta method.
-        tol: relative residual of the linear solves.
-
-    Returns:
-        ``(n, tissue, pool, x, y, z)`` kg/m3.
-    """
-    runs: list[Trajectory] = []
-    for k, nodes in enumerate(split_at_jumps(times, forwards[0].setting.release_jump_times_s)):
-        tissues = [f.assemble_pools("drug", theta, flow.p, k) for f in forwards]
-        operator = PoolOperator.stack([operator for _, operator in tissues])
-        capacity = torch.stack([pools.validate().capacity for pools, _ in tissues])
-        source = _plasma_source(plasma, operator, ())
-        runs.append(
-            integrate_fixed_steps(
-                operator,
-                capacity,
-                source,
-                nodes,
-                scheme=scheme,
-                tol=tol,
-                initial_state=runs[-1].final_state if runs else None,
-            )
-        )
-    return concatenate_trajectories(runs).U
-
-
-def _plasma_source(
-    plasma: Sequence[SumOfExponentials], operator: PoolOperator, dAs: Sequence[PoolOperator]
-) -> SourceTerm:
-    """The source of the pools from plasma curves, and its tangents."""
-    together = PoolOperator.stack(dAs) if dAs else None
-
-    def source(t: float) -> tuple[Tensor, Tensor | None]:
-        at = operator.transport.before[0].new_tensor(t)
-        c = torch.stack([curve(at) for curve in plasma])
-        return operator.plasma_source(c), None if together is None else together.plasma_source(c)
-
-    return source

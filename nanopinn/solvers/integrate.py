@@ -337,22 +337,24 @@ def drug_nodes(
     growth: float = 1.3,
     longest_s: float = 5400.0,
     jumps_s: Sequence[float] = (),
+    marks_s: Sequence[float] = (),
 ) -> np.ndarray:
     """Time nodes of the drug: steps that grow from the dose on and land on every image.
 
-    Several steps share a size, and with it their matrix. Where a coefficient jumps, steps begin
-    small again.
+    Several steps share a size, and with it their matrix. Where a coefficient or the plasma curve
+    jumps, steps begin small again.
 
     Args:
         images_s: times of the images, s.
         first_step_s: s.
         growth: factor between steps.
         longest_s: s.
-        jumps_s: times at which coefficients jump, s.
+        jumps_s: times after the dose at which coefficients or plasma curves jump, s.
+        marks_s: further times on which steps land, s.
     """
     nodes, step, repeat = [0.0], first_step_s, 0
     last = max(images_s)
-    for mark in sorted({*images_s, *(t for t in jumps_s if t < last)}):
+    for mark in sorted({*images_s, *(t for t in (*jumps_s, *marks_s) if 0 < t < last)}):
         while nodes[-1] < mark - 1e-6:
             left = mark - nodes[-1]
             count = int(np.ceil(left / step))

@@ -1,8 +1,9 @@
-"""Linear pools over given time nodes, with exact tangents from the same matrices.
+"""Pools over given time nodes, with exact tangents from the same matrices.
 
-    capacity dU/dt = -A U + s(t)
+    capacity dU/dt = -A U - z(U) + s(t)
 
-The responses to many sources at once, and the temperature of Pennes' equation, are such pools.
+z are saturable transfers, if there are any; without them the pools are linear. The responses to
+many sources at once, and the temperature of Pennes' equation, are such pools.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ from torch import Tensor
 
 from nanopinn.parameters import value
 from nanopinn.physics.heat import TemperatureCourse, TemperatureSegment, bioheat_coefficients
+from nanopinn.physics.pools import Entries, SaturableTransfer
 from nanopinn.solvers.fluxes import SPACE
 from nanopinn.solvers.grid import Grid
 from nanopinn.solvers.implicit_stage import KrylovStageSolver
 from nanopinn.solvers.integrate import AcceptedStep, integrate
-from nanopinn.solvers.operator import PoolMassBalance, PoolOperator
+from nanopinn.solvers.linear import SolverError
+from nanopinn.solvers.operator import Interval, PoolMassBalance, PoolOperator
 from nanopinn.solvers.runge_kutta import TR_BDF2, BufferPool, Scheme, StageEquations, State
 
 #: Linear solves of tangents stop at this many times the tolerance of the pools: tangents only
 #: determine the search direction.
 TANGENT_TOLERANCE_FACTOR = 100.0
+#: Largest number of Newton iterations of a stage with saturable transfers.
+MAX_NEWTON_ITERATIONS = 30
 #: From this relative residual on tangents are integrated in single precision, which is exact enough
 #: and moves half the memory.
 SINGLE_PRECISION_TOLERANCE = 5e-6
@@ -85,10 +90,49 @@ def concatenate_trajectories(runs: Sequence[Trajectory]) -> Trajectory:
     )
 
 
-class _LinearPoolEquations(StageEquations):
-    """Stages of linear pools ``(U,)``, or of pools and their tangents ``(U, V)``.
+@dataclass(frozen=True)
+class SaturableTerms:
+    """Saturable transfers between pools, and their derivatives by the parameters.
 
-    Tangents obey ``capacity dV/dt = -A V + ds - dA U``; their precision is that of V.
+    Attributes:
+        transfers: at the parameters.
+        moved: the transfers with a small step of each parameter, None where it does not change
+            them.
+        step: of a parameter.
+    """
+
+    transfers: tuple[SaturableTransfer, ...] = ()
+    moved: tuple[tuple[SaturableTransfer, ...] | None, ...] = ()
+    step: float = 1e-4
+
+    def add_rates(self, out: Tensor, U: Tensor) -> Tensor:
+        """Add the transfers at U to the rates in ``out``, in place."""
+        return _add_transfers(out, self.transfers, U)
+
+    def tangent_forcing(self, forcing: Tensor, U: Tensor) -> Tensor:
+        """Add the derivatives of the transfers at fixed U to ``(m, pool, x, y, z)``, in place."""
+        for total, moved in zip(forcing, self.moved, strict=False):
+            if moved is not None:
+                change = _add_transfers(torch.zeros_like(U), moved, U)
+                change -= _add_transfers(torch.zeros_like(U), self.transfers, U)
+                total += (change / self.step).to(total.dtype)
+        return forcing
+
+
+def _add_transfers(out: Tensor, transfers: tuple[SaturableTransfer, ...], U: Tensor) -> Tensor:
+    for k in transfers:
+        z = k.rate(U)
+        out[..., k.outside, :, :, :].sub_(z)
+        out[..., k.inside, :, :, :].add_(z)
+    return out
+
+
+class _FixedStepEquations(StageEquations):
+    """Stages of pools ``(U,)``, or of pools and their tangents ``(U, V)``.
+
+    Tangents obey ``capacity dV/dt = -J(U) V + ds - dA U``; their precision is that of V. With
+    saturable transfers the stages of U are solved by Newton's method, and J is A with the
+    derivatives of the transfers.
     """
 
     def __init__(
@@ -100,12 +144,14 @@ class _LinearPoolEquations(StageEquations):
         tol: float,
         dA: PoolOperator | None = None,
         *,
+        saturable: SaturableTerms = SaturableTerms(),
         balanced: bool = True,
     ) -> None:
         self.start, self.end = times[0], times[-1]
         self.buffers = BufferPool()
         self.operator, self.capacity, self.source = operator, capacity, source
         self.tol, self.dA, self.balanced = tol, dA, balanced
+        self.saturable = saturable
         self.w, self.iterations = 0.0, 0
         self.stage: KrylovStageSolver | None = None
         self.tangent_stage: KrylovStageSolver | None = None
@@ -124,45 +170,79 @@ class _LinearPoolEquations(StageEquations):
 
     def rate(self, t: float, y: State) -> State:
         s, ds = self._source_at(t)
-        k = (s - self.operator(y[0])) / self.capacity
+        k = self.saturable.add_rates(s - self.operator(y[0]), y[0]) / self.capacity
         if self.dA is None:
             return (k,)
-        forcing = _tangent_forcing(ds, self.dA, y[0])
-        slope = self.operator(y[1].to(y[0].dtype)).to(y[1].dtype)
-        return k, (forcing - slope) / self.tangent_capacity
+        forcing = self._tangent_forcing(ds, y[0])
+        V = y[1].to(y[0].dtype)
+        slope = self.operator(V)
+        for transfer in self.saturable.transfers:
+            into, back = transfer.rate_derivatives(y[0])
+            z = into * V[:, transfer.outside] - back * V[:, transfer.inside]
+            slope[:, transfer.outside] += z
+            slope[:, transfer.inside] -= z
+        return k, (forcing - slope.to(y[1].dtype)) / self.tangent_capacity
 
     def prepare_step(self, t: float, y: State, w: float) -> float:
         """Steps of equal size share a matrix."""
-        if self.stage is None:
-            self.stage = self.tangent_stage = KrylovStageSolver(self.operator, self.capacity, w)
+        if self.stage is not None and abs(self.w - w) <= 1e-9 * self.w:
+            return self.w
+        self.w = w
+        if not self.saturable.transfers:
+            self._update_matrices(self.operator.nonzero_reaction)
+        return w
+
+    def _update_matrices(self, reaction: Entries) -> None:
+        """Matrices of the stages of this step, for pools and for tangents."""
+        low = self.tangent_capacity.dtype
+        reduced = {pq: m.to(low) for pq, m in reaction.items()}
+        if self.stage is None or self.tangent_stage is None:
+            self.stage = KrylovStageSolver(self.operator, self.capacity, self.w, reaction)
+            self.tangent_stage = self.stage
             if self.tangent_operator is not self.operator:
                 self.tangent_stage = KrylovStageSolver(
-                    self.tangent_operator, self.tangent_capacity, w
+                    self.tangent_operator, self.tangent_capacity, self.w, reduced
                 )
-        elif abs(self.w - w) <= 1e-9 * self.w:
-            return self.w
-        else:
-            self.stage.update_matrix(w, self.operator.nonzero_reaction)
-            if self.tangent_stage is not None and self.tangent_stage is not self.stage:
-                self.tangent_stage.update_matrix(w, self.tangent_operator.nonzero_reaction)
-        self.w = w
-        return w
+            return
+        self.stage.update_matrix(self.w, reaction)
+        if self.tangent_stage is not self.stage:
+            self.tangent_stage.update_matrix(self.w, reduced)
 
     def solve_stage(
         self, stage: int, t: float, w: float, known: State, rate: State | None
     ) -> State:
-        assert self.stage is not None
-        assert self.tangent_stage is not None
         s, ds = self._source_at(t)
         right = torch.mul(self.capacity, known[0], out=self.buffers.acquire(known[0]))
         right.add_(s, alpha=w)
-        U = self._solve(self.stage, right, known, rate, 0, self.tol)
+        if self.saturable.transfers:
+            U = self._solve_newton(right, known, rate, t)
+        else:
+            assert self.stage is not None
+            U = self._solve(self.stage, right, known, rate, 0, self.tol)
         if self.dA is None:
             return (U,)
+        assert self.tangent_stage is not None
         right = torch.mul(self.tangent_capacity, known[1], out=self.buffers.acquire(known[1]))
-        right.add_(_tangent_forcing(ds, self.dA, U), alpha=w)
+        right.add_(self._tangent_forcing(ds, U), alpha=w)
         tol = TANGENT_TOLERANCE_FACTOR * self.tol
         return U, self._solve(self.tangent_stage, right, known, rate, 1, tol)
+
+    def _solve_newton(self, right: Tensor, known: State, rate: State | None, t: float) -> Tensor:
+        """Newton's method on ``capacity U + w (A U + z(U)) = right``; the last matrix remains."""
+        U = known[0].clone() if rate is None else known[0] + self.w * rate[0]
+        goal = self.tol * float(right.norm())
+        for _ in range(MAX_NEWTON_ITERATIONS):
+            self._update_matrices(_with_transfers(self.operator, self.saturable.transfers, U))
+            assert self.stage is not None
+            change = self.saturable.add_rates(-self.operator(U), U)
+            residual = (right - self.capacity * U).add_(change, alpha=self.w)
+            size = float(residual.norm())
+            if size <= goal:
+                self.buffers.release((right,))
+                return U
+            step, iterations = self.stage.solve(residual, tol=max(1e-3, 0.3 * goal / size))
+            U, self.iterations = U + step, self.iterations + iterations
+        raise SolverError(f"Newton's method did not converge at {t:.6g} s")
 
     def _solve(
         self,
@@ -185,16 +265,25 @@ class _LinearPoolEquations(StageEquations):
         self.iterations += iterations
         return found
 
+    def _tangent_forcing(self, ds: Tensor | None, U: Tensor) -> Tensor:
+        """Right-hand side of the tangent equation, ``ds - dA U``, in the precision of dA."""
+        assert self.dA is not None
+        low = self.dA.transport.before[0].dtype
+        moved = self.dA(U.to(low)).neg_()
+        forcing = moved if ds is None else moved.add_(ds)
+        return self.saturable.tangent_forcing(forcing, U)
+
     def integrands(self, t: float, y: State) -> State:
         """The source and the pools, of which mass balance takes the integrals over time."""
         return (self._source_at(t)[0], y[0]) if self.balanced else ()
 
 
-def _tangent_forcing(ds: Tensor | None, dA: PoolOperator, U: Tensor) -> Tensor:
-    """Right-hand side of the tangent equation, ``ds - dA U``, in the precision of dA."""
-    low = dA.transport.before[0].dtype
-    moved = dA(U.to(low)).neg_()
-    return moved if ds is None else moved.add_(ds)
+def _with_transfers(
+    operator: PoolOperator, transfers: tuple[SaturableTransfer, ...], U: Tensor
+) -> Entries:
+    """Reaction of the operator with the transfers linearised about U."""
+    interval = Interval(0.0, 1.0, operator, U, lambda t: U, transfers)
+    return interval.linearised_reaction(U)
 
 
 def integrate_fixed_steps(
@@ -208,8 +297,9 @@ def integrate_fixed_steps(
     tol: float = 1e-10,
     initial_state: tuple[Tensor, Tensor | None] | None = None,
     tangents_at: Collection[int] | None = None,
+    saturable: SaturableTerms = SaturableTerms(),
 ) -> Trajectory:
-    """Integrate linear pools from ``times[0]`` through every later node.
+    """Integrate pools from ``times[0]`` through every later node.
 
     Args:
         operator: A of the pools.
@@ -223,9 +313,10 @@ def integrate_fixed_steps(
             :data:`SINGLE_PRECISION_TOLERANCE` or more, in single precision.
         initial_state: pools and tangents at the first node; zero if None.
         tangents_at: indices of the nodes at which tangents are kept, beside the last; None: all.
+        saturable: transfers that are not linear in the pools.
 
     Raises:
-        SolverError: a linear solve failed.
+        SolverError: a linear solve or Newton's method failed.
     """
     m = len(tangent_operators)
     single = TANGENT_TOLERANCE_FACTOR * tol >= SINGLE_PRECISION_TOLERANCE
@@ -243,7 +334,7 @@ def integrate_fixed_steps(
         if m and len(every_U) - 1 in kept:
             every_V.append(step.state[1])
 
-    equations = _LinearPoolEquations(operator, capacity, source, times, tol, dA)
+    equations = _FixedStepEquations(operator, capacity, source, times, tol, dA, saturable=saturable)
     start = (U, V) if m and V is not None else (U,)
     run = integrate([equations], start, record, scheme=scheme, marks=times, controller=None)
     # what is lost and what crosses the boundary is linear in the pools
@@ -296,7 +387,7 @@ def solve_responses(
         if (i := next(number)) in keep:
             found[i] = step.state[0]
 
-    equations = _LinearPoolEquations(
+    equations = _FixedStepEquations(
         operator, capacity, lambda t: (source(t), None), times, tol, balanced=False
     )
     integrate([equations], (V,), record, scheme=scheme, marks=times, controller=None)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
 import torch
 
 from nanopinn.errors import InputError
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.solvers.grid import Grid, RimGrid, repeat_cells, subdivide_with_slopes
-from nanopinn.solvers.integrate import drug_nodes
 
 
 @dataclass(frozen=True)
@@ -64,13 +61,6 @@ class TissueSetting:
             m, tumour=repeat_cells(m.tumour, factor), PS=PS, phi=phi, v_p=v_p, pH=pH, shapes=shapes
         )
         return replace(self, maps=maps, grid=self.grid.refined(factor))
-
-    def drug_nodes(self, images_s: Sequence[float], **steps: float) -> np.ndarray:
-        """Time nodes of the drug, of which some are where the release rate jumps.
-
-        See :func:`nanopinn.solvers.integrate.drug_nodes`.
-        """
-        return drug_nodes(images_s, **steps, jumps_s=self.release_jump_times_s)
 
     @cached_property
     def flow_setting(self) -> TissueSetting:

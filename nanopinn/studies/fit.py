@@ -23,6 +23,13 @@ from nanopinn.inference.derived_maps import (
     derive_vectors,
 )
 from nanopinn.inference.device import choose_device, on_device, run_with_cpu_fallback
+from nanopinn.inference.drug_fit import (
+    SATURABLE_REFIT,
+    calibrate_relative_images,
+    needs_saturable_uptake,
+    refit_with_saturable_uptake,
+    validate_course,
+)
 from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.fv_check import check_fit
 from nanopinn.inference.inverse_problem import InverseProblem
@@ -33,7 +40,6 @@ from nanopinn.inference.pose import (
     FinalEstimate,
     PosedProblem,
     final_estimate,
-    pose_problem,
     refit_with_estimated_noise,
     validate_settings,
 )
@@ -51,12 +57,17 @@ from nanopinn.inference.uncertainty.laplace_check import (
 )
 from nanopinn.inference.uncertainty.profile import profile_unknown
 from nanopinn.inference.unknown_fields import without_unknown_functions
-from nanopinn.io.array_volume import ArrayVolume, as_file
 from nanopinn.io.checkpoint_store import CheckpointStore, ResumeMode, run_identity
 from nanopinn.io.tables import check_files_unchanged, hash_files
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results import CheckResult, FitResult
 from nanopinn.settings import FitSettings
+from nanopinn.studies.pose_study import (
+    KRYLOV_NEEDS_ONE_BOLUS,
+    krylov_serves,
+    list_drug_images,
+    pose_study,
+)
 
 #: Message of a fit where the engine "pinn" is requested for voxels.
 PINN_ON_VOXELS = (
@@ -126,13 +137,16 @@ def run_fit(
     began = time.perf_counter()
     progress("imaging", 0.0, {})
     imaging = make_maps(inputs)
-    drug = _list_drug_images(inputs, settings)
+    drug = list_drug_images(inputs, settings)
     file_hashes = hash_files(drug)
-    posed = pose_problem(imaging, settings, device, inputs.drug)
+    posed = pose_study(imaging, inputs, settings, device)
     check_files_unchanged(file_hashes, drug)
-    limits = _identifiability_statements(posed.problem, settings, progress)
+    posed, limits = _identifiability_statements(posed, settings, progress)
     if settings.engine == "pinn":
         limits = (PINN_ON_VOXELS, *limits)
+    if settings.engine in ("krylov", "pinn") and not krylov_serves(posed.problem):
+        limits = (KRYLOV_NEEDS_ONE_BOLUS, *limits)
+        settings = settings.model_copy(update={"engine": "fv"})
     if report_limits is not None:
         report_limits("\n".join(limits))
     posed = replace(posed, assumptions=(*posed.assumptions, *limits))
@@ -169,16 +183,19 @@ def write_fit(out: str | Path, study: FittedStudy, *, overwrite: bool = False) -
 
 
 def _identifiability_statements(
-    problem: InverseProblem, settings: FitSettings, progress: Progress
-) -> tuple[str, ...]:
-    """Sentences on what the observations cannot identify.
+    posed: PosedProblem, settings: FitSettings, progress: Progress
+) -> tuple[PosedProblem, tuple[str, ...]]:
+    """Sentences on what the observations cannot identify, and the problem with images in arbitrary
+    units at the scale of the prior's prediction.
 
     Raises:
         InputError: the problem cannot be fitted, or a profile of something that is no unknown is
             asked for.
     """
+    problem = posed.problem
     validate_problem(problem)
     validate_settings(settings)
+    validate_course(problem, settings)
     for name in settings.profile:
         known = (*problem.unknowns.names, *((AIF_SCALE,) if settings.aif_sd else ()))
         if name not in known:
@@ -189,7 +206,8 @@ def _identifiability_statements(
                 expected=", ".join(known),
             )
     progress("identifiability analysis", 0.0, {})
-    return describe_limits(problem, linearise_at_prior(problem))
+    problem = calibrate_relative_images(problem)
+    return replace(posed, problem=problem), describe_limits(problem, linearise_at_prior(problem))
 
 
 def _infer_with_cpu_fallback(
@@ -262,8 +280,14 @@ def run_inference(
             progress=progress,
         )
     noted: tuple[str, ...] = ()
+    if needs_saturable_uptake(fits["fv"]):
+        fits["fv"] = refit_with_saturable_uptake(fits["fv"], progress)
+        noted = (SATURABLE_REFIT,)
     if settings.noise == "estimated":
-        fits["fv"], noted = refit_with_estimated_noise(posed.problem, fits["fv"], progress)
+        fits["fv"], estimated = refit_with_estimated_noise(
+            _with_course_of(posed.problem, fits["fv"]), fits["fv"], progress
+        )
+        noted = (*noted, *estimated)
     end = final_estimate(fits["fv"], settings, progress)
     last = end.fitted
     posterior = _check_posterior(end, settings, seconds, progress)
@@ -308,6 +332,11 @@ def run_inference(
     )
 
 
+def _with_course_of(problem: InverseProblem, fitted: EngineFit[InverseProblem]) -> InverseProblem:
+    """A problem with the pools that a fit solved."""
+    return replace(problem, course=fitted.problem.course)
+
+
 def _check_posterior(
     end: FinalEstimate, settings: FitSettings, seconds: dict[str, float], progress: Progress
 ) -> CheckedPosterior:
@@ -341,13 +370,8 @@ def _fit_identity(inputs: ImagingInputs, settings: FitSettings, device: str) -> 
         "fit": settings.model_dump(mode="json") | {"drug": [Path(d).name for d in settings.drug]},
         **inputs.to_config(),
     }
-    files = [*inputs.files(), *_list_drug_images(inputs, settings)]
+    files = [*inputs.files(), *list_drug_images(inputs, settings)]
     return run_identity(choices, hash_files(files)) | {"device": device}
-
-
-def _list_drug_images(inputs: ImagingInputs, settings: FitSettings) -> list[Path | ArrayVolume]:
-    """Post-dose images that are read, and those in memory."""
-    return [*(Path(d) for d in settings.drug), *(as_file(d) for d in inputs.drug)]
 
 
 def _krylov_settings(preset: str) -> KrylovSettings:

@@ -19,8 +19,9 @@ from nanopinn.imaging.drug_image import DrugImage
 from nanopinn.imaging.imaging_data import ImagingInputs, ImagingMaps
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.device import choose_device
+from nanopinn.inference.drug_fit import calibrate_relative_images
 from nanopinn.inference.engine_driver import fit_fv
-from nanopinn.inference.pose import load_drug_images, pose_problem_from_images
+from nanopinn.inference.pose import load_drug_images
 from nanopinn.inference.saved_fit import FittedProblem
 from nanopinn.inference.uncertainty.identifiability import validate_problem
 from nanopinn.parameters import HOUR
@@ -29,6 +30,7 @@ from nanopinn.results import ImagingStage, MinimalImaging
 from nanopinn.settings import FitSettings
 from nanopinn.studies.arms.draws import InputDraws, draw_inputs
 from nanopinn.studies.arms.patient import Patient
+from nanopinn.studies.pose_study import pose_study
 
 if TYPE_CHECKING:
     from nanopinn.studies.arms.arm_specs import Arm
@@ -91,7 +93,7 @@ def outcome_uncertainty_by_images(
     show = progress or ignore_progress
     imaging = make_maps(inputs, progress=show)
     by_time = _group_by_time(load_drug_images(imaging, settings, inputs.drug))
-    patients = fit_sequentially(imaging, by_time, settings, show)
+    patients = fit_sequentially(imaging, inputs, by_time, settings, show)
     imaging_stages = [
         _evaluate_stage(
             "prior", 0, patients[0].with_prior_uncertainty(), (), arms, outcome, draws, seed
@@ -130,6 +132,7 @@ def outcome_uncertainty_by_images(
 
 def fit_sequentially(
     imaging: ImagingMaps,
+    inputs: ImagingInputs,
     by_time: Sequence[Sequence[DrugImage]],
     settings: FitSettings,
     show: Progress,
@@ -139,6 +142,7 @@ def fit_sequentially(
 
     Args:
         imaging: maps of the scan.
+        inputs: with drug images in memory, whose sidecars may state the treatment.
         by_time: post-dose images of each time.
         settings: of the fits.
         show: progress.
@@ -149,12 +153,15 @@ def fit_sequentially(
     device, start = choose_device(settings.device), None
     patients = []
     for k in range(len(by_time) + 1):
-        posed = pose_problem_from_images(
-            imaging, [image for session in by_time[:k] for image in session], settings, device
-        )
+        images = [image for session in by_time[:k] for image in session]
+        posed = pose_study(imaging, inputs, settings, device, images=images)
         validate_problem(posed.problem)
         fitted = fit_fv(
-            posed.problem, start, starts=settings.starts, seed=settings.seed, progress=show
+            calibrate_relative_images(posed.problem),
+            start,
+            starts=settings.starts,
+            seed=settings.seed,
+            progress=show,
         )
         start = fitted.theta
         patients.append(

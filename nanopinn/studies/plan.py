@@ -20,9 +20,10 @@ from scipy.ndimage import binary_erosion
 from nanopinn.errors import InputError
 from nanopinn.imaging.drug_image import DRUG_QUANTITIES, DRUG_UNITS, DrugImage
 from nanopinn.inference.device import choose_device
+from nanopinn.inference.drug_setup import OWN_SCALE_SD, SHARED_SCALE_SD, set_up_drug
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.observations import DrugObservation, Quantity
-from nanopinn.inference.pose import pose_problem_from_images
+from nanopinn.inference.pose import pose_problem
 from nanopinn.inference.saved_fit import load_fitted_problem
 from nanopinn.inference.tumour_problem import Fields
 from nanopinn.inference.uncertainty.design import ExperimentDesign, build_experiment_design
@@ -32,6 +33,7 @@ from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results import CandidateGain, ExpectedEstimate, Plan
 from nanopinn.settings import FitSettings, PlanSettings
 from nanopinn.studies.planned_scan import simulate_planned_scan
+from nanopinn.studies.treatment_source import example_settings, study_treatment
 
 Array = NDArray[np.float64]
 
@@ -196,7 +198,7 @@ def expected_observations(
             fields.pools[problem.node_index(d)], problem.setting.maps, problem.plasma_at(d.time_s)
         )
         noise = torch.full_like(image, planned.noise_sd(image[problem.setting.maps.tumour > 0.5]))
-        expected.append(DrugObservation(d.time_s, d.quantity, image, noise, noise, d.voxels))
+        expected.append(replace(d, measured=image, noise_sd=noise, sd=noise))
     return tuple(expected)
 
 
@@ -364,11 +366,13 @@ def _build_problem(
 ) -> InverseProblem:
     """The problem of tumour number ``k``."""
     imaging = simulate_planned_scan(settings, np.random.default_rng((settings.seed, k)))
-    return pose_problem_from_images(
+    last = max((i.time_s for i in images), default=0.0)
+    return pose_problem(
         imaging,
         [i.to_blank_image(imaging.mask.shape) for i in images],
         FitSettings(preset=settings.preset),
         device,
+        study_treatment(example_settings(settings), (), last),
     ).problem
 
 
@@ -415,12 +419,10 @@ def _source_from_fit(settings: PlanSettings, folder: str | Path) -> _DesignSourc
     saved = load_fitted_problem(folder)
     measured = [PlannedImage(d.quantity, d.time_s, 1.0) for d in saved.problem.drug]
     candidates = _candidates(settings, measured)
+    problem = _with_treatment(saved.problem, settings, max(c.time_s for c in candidates))
     problem = replace(
-        saved.problem,
-        drug=(
-            *saved.problem.drug,
-            *(_unmeasured_observation(c, saved.problem) for c in candidates),
-        ),
+        problem,
+        drug=(*problem.drug, *(_unmeasured_observation(c, problem) for c in candidates)),
     )
     protocol_text = (
         (
@@ -433,6 +435,24 @@ def _source_from_fit(settings: PlanSettings, folder: str | Path) -> _DesignSourc
     )
 
 
+def _with_treatment(
+    problem: InverseProblem, settings: PlanSettings, last_s: float
+) -> InverseProblem:
+    """The problem of a fit with a treatment: its own, or that of the settings where it has none."""
+    if problem.course is not None:
+        return problem
+    setup = set_up_drug(study_treatment(example_settings(settings), (), last_s), with_images=True)
+    if setup.unknowns.names != problem.unknowns.names:
+        raise InputError(
+            "the fit has other unknowns than this formulation needs",
+            field="formulation",
+            found=settings.formulation,
+            expected="a carrier that acid triggers, for a fit without drug images",
+            remedy="Plan without `folder`, or fit the study with this formulation.",
+        )
+    return replace(problem, course=setup.course, considered=setup.considered)
+
+
 def _unmeasured_observation(image: PlannedImage, problem: InverseProblem) -> DrugObservation:
     """A planned image without values, in the voxels in which drug images of the patient count."""
     tumour = problem.setting.maps.tumour
@@ -441,4 +461,15 @@ def _unmeasured_observation(image: PlannedImage, problem: InverseProblem) -> Dru
         binary_erosion((tumour > 0.5).cpu().numpy(), border_value=1), device=tumour.device
     )
     voxels = problem.drug[0].voxels if problem.drug else core
-    return DrugObservation(image.time_s, image.quantity, 0 * one, one, one, voxels)
+    assert problem.course is not None
+    return DrugObservation(
+        image.time_s,
+        image.quantity,
+        0 * one,
+        one,
+        one,
+        voxels,
+        problem.course.options.pools,
+        shared_scale_sd=SHARED_SCALE_SD,
+        own_scale_sd=OWN_SCALE_SD,
+    )

@@ -8,20 +8,17 @@ from dataclasses import dataclass, field
 
 from nanopinn.errors import InputError
 from nanopinn.io.quantities import parse_quantity
-from nanopinn.parameters import PARAMETERS, SCALARS, Parameter, ScalarDefinition, value
+from nanopinn.parameters import CONVENTIONS, PARAMETERS, SCALARS, Parameter, ScalarDefinition, value
+from nanopinn.physics.drug_pools import CELL_SYMBOLS, WALL_SYMBOLS
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.treatment import Treatment
 
-#: Parameters of every drug besides those of its formulation: walls and interstitium, cells, vessels
-#: and oxygen of the sub-voxel model, cell kill.
-WALL_SYMBOLS = ("SV_t", "P_f_t", "sigma_f", "D_f_t", "P_b_t", "sigmaT_t", "D_b_t", "k_a", "k_d")
-CELL_SYMBOLS = ("rho_c", "Vmax", "K_e", "K_i", "k_off_DNA", "g_pH")
+#: Parameters of every drug besides those of its formulation, of walls, interstitium and cells:
+#: vessels and oxygen of the sub-voxel model, cell kill.
 VESSEL_SYMBOLS = ("Hct", "tau_c", "R_c", "spread_Rt", "D_O2", "M_O2", "p_O2_v")
 KILL_SYMBOLS = ("EC50_i", "m_hill", "f_max", "k_kill_H", "res_q")
 #: Walls and interstitium of normal tissue, which draws do not vary.
 NORMAL_TISSUE_SYMBOLS = ("SV_n", "P_f_n", "D_f_n", "P_b_n", "sigmaT_n", "P_l_n", "sigma_l_n")
-#: Conventions, such as reference values and definitions, which have no uncertainty.
-CONVENTIONS = frozenset({"pH_ref", "T_hot", "T_body", "RT_D", "HT_T", "p_O2_hyp", "p_O2_nec"})
 
 #: A stated value beyond the range of its parameter by this factor is refused as an error of unit,
 #: the root of the usual 1,000.

@@ -149,9 +149,9 @@ class TangentSolver:
         The carrier is solved first. The drug that it releases is a source of the other pools.
         """
         nodes = self.problem.tensor(self.problem.drug_times)
-        basis = self.basis(
-            "drug", nodes, nodes[:1], [response_to_exponentials(c) for c in self.problem.plasma]
-        )
+        assert self.problem.course is not None
+        curves = self.problem.course.bolus_curves()
+        basis = self.basis("drug", nodes, nodes[:1], [response_to_exponentials(c) for c in curves])
         coefficients, operator, tangents = self.forward.linearise_pools("drug", theta, flow)
         forcing = _forcing_coefficients(tangents, basis, pools)
         first, rest = [0], list(range(1, operator.pools))

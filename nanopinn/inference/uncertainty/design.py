@@ -23,7 +23,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nanopinn.inference.inverse_problem import InverseProblem, closure_error_effects
+from nanopinn.inference.error_effects import closure_error_effects
+from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.systematic import SharedError, marginal_precision
 from nanopinn.inference.tumour_problem import Fields
 
@@ -192,12 +193,15 @@ def observation_informations(
     errors = problem.errors
     assert errors is not None
     assert fields.d_contrast is not None
-    k = len(problem.pH_error_basis)
     counts = [d.count for d in problem.drug]
     tangents = replace(problem, errors=None).jacobian(fields.d_contrast, fields.d_pools)
     curve_tangents, *image_tangents = tangents.split([len(tangents) - sum(counts), *counts])
+    every = (errors.pH_on_drug, errors.scale_on_drug, errors.parameters_on_drug)
+    k = sum(e.shape[1] for e in every) if problem.drug else len(problem.pH_error_basis)
     curves = FisherInformation.from_jacobian(
-        curve_tangents, curve_tangents.new_zeros((len(curve_tangents), k)), errors.grid_on_contrast
+        curve_tangents,
+        curve_tangents.new_zeros((len(curve_tangents), k)),
+        torch.cat([errors.grid_on_contrast, errors.parameters_on_contrast], dim=1),
     )
     if not problem.drug:
         return curves, ()
@@ -211,7 +215,7 @@ def observation_informations(
             )
         )
     ]
-    shared = errors.pH_on_drug.split(counts)
+    shared = torch.cat(every, dim=1).split(counts)
     return curves, tuple(
         FisherInformation.from_jacobian(*each)
         for each in zip(image_tangents, shared, own, strict=True)

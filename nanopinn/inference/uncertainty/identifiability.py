@@ -22,6 +22,7 @@ from nanopinn.inference.observations import DrugObservation, nearest_nodes
 from nanopinn.inference.problem import Linearisation
 from nanopinn.inference.unknowns import Unknown, UnknownSet
 from nanopinn.parameters import PARAMETERS, SCALARS, drug_only_scalars, scalars_in_group
+from nanopinn.solvers.drug_forward import solve_drug
 from nanopinn.solvers.integrate import COARSE_STEP_OPTIONS
 
 Array = NDArray[np.float64]
@@ -222,11 +223,9 @@ def linearise_at_prior(problem: InverseProblem) -> Linearisation:
         [coarse.contrast.whiten(dC.transpose(0, 1)).flatten(1)],
     )
     if coarse.drug:
-        nodes = coarse.setting.drug_nodes([d.time_s for d in coarse.drug], **COARSE_STEP_OPTIONS)
+        nodes = coarse.drug_nodes([d.time_s for d in coarse.drug], **COARSE_STEP_OPTIONS)
         at_images = nearest_nodes(nodes, [d.time_s for d in coarse.drug])
-        run = forward.solve_drug(
-            theta, flow, coarse.plasma, nodes, tol=COARSE_TOLERANCE, tangents_at=at_images
-        )
+        run = solve_drug(forward, theta, flow, nodes, tol=COARSE_TOLERANCE, tangents_at=at_images)
         assert run.tangents is not None
         for d, at, d_pools in zip(coarse.drug, at_images, run.tangents, strict=True):
             residual.append(
@@ -239,6 +238,23 @@ def linearise_at_prior(problem: InverseProblem) -> Linearisation:
     return Linearisation(
         torch.cat(residual).cpu().numpy(), torch.cat(tangents, dim=1).T.cpu().numpy()
     )
+
+
+def predict_drug_at_prior(problem: InverseProblem) -> list[Tensor]:
+    """Every drug image at the prior means by coarse solves, ``(x, y, z)`` each.
+
+    Args:
+        problem: with drug images.
+    """
+    coarse = replace(problem, setting=replace(problem.setting, flow_refine=1))
+    forward, theta = coarse.forward(), coarse.tensor(coarse.unknowns.prior_mean)
+    nodes = coarse.drug_nodes([d.time_s for d in coarse.drug], **COARSE_STEP_OPTIONS)
+    at_images = nearest_nodes(nodes, [d.time_s for d in coarse.drug])
+    run = solve_drug(forward, theta, forward.solve_flow(theta), nodes, tol=COARSE_TOLERANCE)
+    return [
+        d.predict(run.U[at], coarse.setting.maps, coarse.plasma_at(d.time_s))
+        for d, at in zip(coarse.drug, at_images, strict=True)
+    ]
 
 
 def describe_limits(problem: InverseProblem, expansion: Linearisation) -> tuple[str, ...]:
