@@ -164,7 +164,11 @@ def _estimate_included_errors(problem: TumourProblem, fields: Fields) -> _Includ
         return _IncludedErrors(pH, none, contrast, none)
     found = errors.drug.conditional_estimate(problem.drug_misfit(fields.pools))
     of = errors.drug_columns
-    return _IncludedErrors(found[of["pH"]], found[of["scale"]], contrast, found[of["parameters"]])
+    # Predictions include the shared error of the map, which is the last, and no error of voxels.
+    # Derivatives at voxel errors that were estimated from the same images would correlate with
+    # the noise, which biases the release rate upward.
+    pH[-1] = found[of["pH"]][-1]
+    return _IncludedErrors(pH, found[of["scale"]], contrast, found[of["parameters"]])
 
 
 def _update_local_kinetics(problem: TumourProblem, fields: Fields, relaxation: float) -> Tensor:
