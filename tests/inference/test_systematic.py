@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nanopinn.inference.inverse_problem import GRID_LINEARISATION_RADIUS
+from nanopinn.inference.error_effects import GRID_LINEARISATION_RADIUS
 from nanopinn.inference.systematic import SharedError
 
 from .test_engines import small_problem

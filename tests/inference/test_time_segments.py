@@ -27,7 +27,8 @@ from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.settings import FitSettings
-from nanopinn.solvers.forward import ForwardModel, solve_drug_for_tissues
+from nanopinn.solvers.drug_forward import solve_drug_for_tissues
+from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Grid, average_subcells
 from nanopinn.solvers.integrate import split_at_jumps
 from nanopinn.solvers.runge_kutta import SDIRK3

@@ -18,7 +18,7 @@ from nanopinn.cli.options import expand_multivalue_options
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.inverse_problem import InverseProblem
-from nanopinn.inference.pose import pose_problem, pose_problem_from_images
+from nanopinn.inference.pose import pose_problem
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.saved_fit import FILE, FittedProblem, fit_to_bytes
 from nanopinn.inference.tumour_problem import Fields
@@ -43,7 +43,7 @@ IMAGES = tuple(
 def planned() -> tuple[InverseProblem, Fields, ExperimentDesign]:
     """A small protocol with two images and one candidate, at prior medians."""
     imaging = simulate_planned_scan(SMALL, np.random.default_rng(0))
-    problem = pose_problem_from_images(
+    problem = pose_problem(
         imaging,
         [i.to_blank_image(imaging.mask.shape) for i in IMAGES],
         FitSettings(preset="fast"),
@@ -270,7 +270,7 @@ def plan_of_them(real_fits: dict[str, EngineFit]) -> ExperimentDesign:
         simulate_planned_scan(settings, np.random.default_rng(5)),
         parse_planned_image("encapsulated@2", 0.05, "--drug"),
     )
-    problem = pose_problem_from_images(
+    problem = pose_problem(
         imaging, [image.to_blank_image(imaging.mask.shape)], FitSettings(preset="fast"), "cpu"
     ).problem
     theta = real_fits["with an image"].theta
