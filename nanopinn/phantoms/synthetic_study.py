@@ -24,6 +24,8 @@ from nanopinn.imaging.cest.bloch import Saturation, simulate_z_spectra
 from nanopinn.imaging.dce.aif import load_aif
 from nanopinn.imaging.dce.signal import signal_from_concentration, spgr_signal
 from nanopinn.imaging.geometry import resample
+from nanopinn.inference.drug_setup import set_up_drug
+from nanopinn.inference.observations import VISIBLE_POOLS, Quantity
 from nanopinn.io.array_volume import as_array_volume
 from nanopinn.io.output import atomic_output_folder
 from nanopinn.io.volumes import sidecar_path, write_bytes, write_json, write_volume
@@ -34,13 +36,15 @@ from nanopinn.phantoms.truth import (
     draw_anatomy,
     draw_fields,
     draw_scalars,
+    scalars_of_formulation,
     solve_truth,
 )
-from nanopinn.physics.drug_pools import DRUG_POOLS
+from nanopinn.physics.treatment import Treatment
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.report.result_files import format_tsv
-from nanopinn.settings import PhantomSettings
+from nanopinn.settings import EXAMPLE_STUDY, PhantomSettings, StudySettings
 from nanopinn.solvers.grid import average_subcells
+from nanopinn.studies.treatment_source import example_settings, study_treatment
 
 if TYPE_CHECKING:
     from monai.data import MetaTensor
@@ -50,6 +54,9 @@ Array = NDArray[np.float64]
 #: Repetition time (s), flip angle and those of the VFA set (degrees), equilibrium signal, and
 #: arrival of the bolus (s) of the simulated DCE acquisition.
 TR_S, FLIP_DEG, VFA_DEG, S0, BOLUS_S = 0.005, 15.0, (2.0, 10.0, 20.0), 1000.0, 60.0
+#: Least value of which the noise of a drug image is a share, over the largest of all its times: drug
+#: that has left the tumour is still imaged with noise.
+NOISE_FLOOR = 0.02
 #: Offsets of the Z-spectra, ppm.
 CEST_PPM = np.arange(-7.0, 7.01, 0.25)
 
@@ -104,19 +111,41 @@ def simulate_study(
             remedy="Give more voxels.",
         )
     length = None if settings.length_scale_mm is None else settings.length_scale_mm * 1e-3
-    scalars = draw_scalars(rng, length)
+    times = np.array(settings.drug_times_h) * HOUR
+    study = example_settings(settings)
+    treatment = study_treatment(study, (), float(times.max()))
+    assert treatment is not None
+    setup = set_up_drug(treatment, with_images=False)
+    assert setup.course is not None
+    course = setup.course if study == EXAMPLE_STUDY else setup.course.with_saturable_uptake()
+    species = treatment.subject.species
+    drawn = draw_scalars(rng, length)
+    scalars = scalars_of_formulation(drawn, setup.unknowns, settings.seed)
     frames: Array = np.arange(settings.frames, dtype=np.float64) * float(settings.frame_spacing_s)
     aif = load_aif(
-        "parker", frame_times_s=frames, bolus_arrival_s=BOLUS_S, hematocrit=value("Hct")
+        species.arterial_input,
+        frame_times_s=frames,
+        bolus_arrival_s=BOLUS_S,
+        hematocrit=value(species.haematocrit),
     ).curve
     progress("solving the truth", 0.1, {})
     spacing = (fine_mm[0] * 1e-3, fine_mm[1] * 1e-3, fine_mm[2] * 1e-3)
-    times, changed = np.array(settings.drug_times_h) * HOUR, dict(settings.factors)
-    truth = solve_truth(anatomy, spacing, scalars, aif, frames, times, settings.pore_error, changed)  # type: ignore[arg-type]
+    changed = dict(settings.factors)
+    truth = solve_truth(
+        anatomy,
+        spacing,
+        scalars,
+        aif,
+        frames,
+        times,
+        course,
+        settings.pore_error,
+        changed,  # type: ignore[arg-type]
+    )
     if changed:  # a second scan of the same tumour must have independent noise
         rng = np.random.default_rng([settings.seed, 1])
     progress("simulating the images", 0.8, {})
-    return _ScanSimulation(settings, anatomy, truth, frames, rng).study()
+    return _ScanSimulation(settings, anatomy, truth, frames, rng, treatment).study()
 
 
 def make_phantom(
@@ -139,6 +168,8 @@ def make_phantom(
     out = Path(out)
     with atomic_output_folder(out, overwrite=False) as part:
         write_study(part, simulate_study(settings, progress=progress))
+        if settings.schedule is not None:
+            write_bytes(part / "schedule.toml", settings.schedule.read_bytes())
     progress("done", 1.0, {})
     return out
 
@@ -179,9 +210,10 @@ class _ScanSimulation:
         truth: Truth,
         frames: Array,
         rng: np.random.Generator,
+        treatment: Treatment,
     ) -> None:
         self.settings, self.anatomy, self.truth = settings, anatomy, truth
-        self.frames, self.rng = frames, rng
+        self.frames, self.rng, self.treatment = frames, rng, treatment
         extent = np.array(settings.shape) * np.array(settings.voxel_mm)
         self.affine = np.diag([*settings.voxel_mm, 1.0])
         self.affine[:3, 3] = (np.array(settings.voxel_mm) - extent) / 2
@@ -243,7 +275,7 @@ class _ScanSimulation:
             VolumeTiming=[float(t) for t in self.frames],
             ContrastRelaxivity=value("r1_Gd"),
             BolusArrivalTime=BOLUS_S,
-            Hematocrit=value("Hct"),
+            Hematocrit=value(self.treatment.subject.species.haematocrit),
         )
         for flip in VFA_DEG:
             image = self.voxels(spgr_signal(S0, self.anatomy.T1, TR_S, flip))
@@ -308,29 +340,39 @@ class _ScanSimulation:
         )
 
     def image_drug(self) -> None:
-        """Encapsulated and released drug at each imaging time."""
-        blood = self.voxels(self.anatomy.v_p)
-        for i, t in enumerate(self.truth.drug_times_s):
-            pools = {k: self.voxels(np.nan_to_num(v[i])) for k, v in self.truth.drug.items()}
-            images = {
-                "encapsulated": pools["encapsulated"] + blood * self.truth.plasma_drug[i],
-                "released": sum(
-                    (v for k, v in pools.items() if not DRUG_POOLS[k].encapsulated),
-                    np.zeros_like(blood),
-                ),
-            }
-            for quantity, image in images.items():
-                sd = self.settings.drug_noise * float(image[self.mask].max())
-                self.images[f"drug_{quantity}_{t / HOUR:g}h"] = self.volume(
-                    self.add_noise(image, sd) * 1e3,
-                    TimeAfterDose=float(t),
-                    Quantity=quantity,
-                    NoiseSD=sd * 1e3,
-                    Units="ug/mL",
-                    Formulation="ph",
-                    DrugDose="90 mg",
-                    Species="human",
-                )
+        """Encapsulated and released drug at each imaging time; free drug is released drug."""
+        facts = sidecar_facts(self.settings, self.treatment)
+        quantities: tuple[Quantity, ...] = ("encapsulated", "released")
+        if self.treatment.carrier is None:
+            quantities = ("released",)
+        clean = [
+            (t, quantity, self.drug_in_tissue(i, quantity))
+            for i, t in enumerate(self.truth.drug_times_s)
+            for quantity in quantities
+        ]
+        largest = {
+            q: max(float(v[self.mask].max()) for _, p, v in clean if p == q) for q in quantities
+        }
+        for t, quantity, image in clean:
+            peak = max(float(image[self.mask].max()), NOISE_FLOOR * largest[quantity])
+            sd = self.settings.drug_noise * peak
+            self.images[f"drug_{quantity}_{t / HOUR:g}h"] = self.volume(
+                self.add_noise(image, sd) * 1e3,
+                TimeAfterDose=float(t),
+                Quantity=quantity,
+                NoiseSD=sd * 1e3,
+                Units="ug/mL",
+                **facts,
+            )
+
+    def drug_in_tissue(self, i: int, quantity: Quantity) -> Array:
+        """What an image of a quantity shows at imaging time ``i``, kg per m3 of tissue."""
+        visible, with_plasma = VISIBLE_POOLS[quantity]
+        shown = [
+            self.voxels(np.nan_to_num(v[i])) for k, v in self.truth.drug.items() if k in visible
+        ]
+        blood = self.voxels(self.anatomy.v_p) * self.truth.plasma_drug[i]
+        return sum(shown, blood if with_plasma else np.zeros_like(blood))
 
     def average_truth(self) -> None:
         """True maps and fields, averaged to voxels."""
@@ -368,6 +410,28 @@ class _ScanSimulation:
             "settings": json.loads(self.settings.model_dump_json()),
             "grid": f"truth solved on {cells} cells, SDIRK3",
         }
+
+
+def sidecar_facts(settings: StudySettings, treatment: Treatment) -> dict[str, Any]:
+    """Keys of the sidecars of drug images that state what was given.
+
+    A schedule states more than a sidecar can; only its carrier and its species are repeated.
+
+    Args:
+        settings: of the phantom.
+        treatment: that follows from them.
+    """
+    study = example_settings(settings)
+    carrier = treatment.carrier or treatment.doses[0].formulation
+    facts: dict[str, Any] = {
+        "Formulation": study.formulation or carrier.short_name,
+        "DrugDose": None if study.drug_dose is None else str(study.drug_dose),
+        "Species": treatment.subject.species.name,
+        "BodyWeight": study.body_weight_kg,
+        "BodySurface": study.body_surface_m2,
+        "Infusion": study.infusion_min,
+    }
+    return {key: given for key, given in facts.items() if given is not None}
 
 
 #: Folder of the masks, which are derivatives in BIDS; those of a phantom are exact.

@@ -14,14 +14,16 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from nanopinn.errors import InputError
 from nanopinn.imaging.dce.impulse_response import PlasmaCurve
-from nanopinn.parameters import MG, draw_phantom_scalars, value
-from nanopinn.physics.drug_pools import LINEAR_POOLS, volume_fractions
+from nanopinn.inference.unknowns import UnknownSet
+from nanopinn.parameters import SCALARS, draw_phantom_scalars, value
+from nanopinn.physics.drug_pools import volume_fractions
 from nanopinn.physics.flow import exchange_coefficients
-from nanopinn.physics.formulation_library import PH_SENSITIVE
+from nanopinn.physics.heat import TemperatureCourse, scheduled_temperature
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel
-from nanopinn.solvers.drug_course import bolus_course
+from nanopinn.solvers.drug_course import DrugCourse
 from nanopinn.solvers.drug_forward import solve_drug
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Domain, Grid
@@ -164,6 +166,8 @@ def _smooth_noise(
     return np.asarray(field / max(field.std(), abs(field.mean()) / 2))
 
 
+#: Standard deviation of ln of the scalars that only some formulations need, a part of their prior.
+OWN_SCALAR_SD = 0.3
 #: Relative residual of the linear solves, far below the error of the grid.
 LINEAR_TOLERANCE = 1e-8
 
@@ -201,6 +205,56 @@ def draw_scalars(rng: np.random.Generator, length_scale_m: float | None) -> dict
     return draw_phantom_scalars(rng, given)
 
 
+def scalars_of_formulation(
+    scalars: Mapping[str, float], unknowns: UnknownSet, seed: int
+) -> dict[str, float]:
+    """Scalars of a phantom for the formulation that is given.
+
+    Where the formulation states a quantity, its median replaces that of the registry and the
+    drawn deviate is kept. Scalars that only this formulation needs are drawn here.
+
+    Args:
+        scalars: of the phantom, SI.
+        unknowns: scalars of a study with the formulation.
+        seed: of the phantom.
+    """
+    rng, found = np.random.default_rng([seed, 2]), dict(scalars)
+    for u in unknowns.items:
+        definition = SCALARS[u.name]
+        if definition.phantom is None and definition.needs in ("free", "no acid"):
+            found[u.name] = u.prior_median * float(np.exp(OWN_SCALAR_SD * rng.standard_normal()))
+        elif u.scale == "log":
+            found[u.name] *= u.prior_median / definition.default
+        else:
+            found[u.name] += u.prior_median - definition.default
+    return found
+
+
+def heat_tumour(course: DrugCourse, where: torch.Tensor) -> DrugCourse:
+    """The course with the temperature of its heatings, uniform in the tumour.
+
+    Args:
+        course: of the treatment.
+        where: tumour, ``(x, y, z)``.
+
+    Raises:
+        InputError: a temperature is not imposed.
+    """
+    temperature: TemperatureCourse | None = None
+    for h in course.treatment.heatings:
+        if h.temperature_K is None or h.mode != "imposed":
+            raise InputError(
+                "a phantom is heated to imposed temperatures alone",
+                field="schedule",
+                found=h.mode if h.file is None else h.file.name,
+                expected="temperature_C with the mode imposed",
+                remedy="Change the [[heat]] table.",
+            )
+        one = scheduled_temperature(where, h.temperature_K, h.start_s, h.end_s, h.ramp_s)
+        temperature = one if temperature is None else temperature.merge(one)
+    return replace(course, temperature=temperature)
+
+
 def solve_truth(
     anatomy: Anatomy,
     spacing_m: tuple[float, float, float],
@@ -208,6 +262,7 @@ def solve_truth(
     aif: PlasmaCurve,
     frame_times: Array,
     drug_times: Array,
+    course: DrugCourse,
     pore_error: float = 0.0,
     factors: Mapping[str, float] | None = None,
 ) -> Truth:
@@ -219,7 +274,8 @@ def solve_truth(
         scalars: of the model, by name, SI.
         aif: plasma curve of the contrast agent.
         frame_times: of the DCE frames, s.
-        drug_times: after the dose, s.
+        drug_times: after the first dose, s.
+        course: of the treatment, without its temperature.
         pore_error: relative excess of the volume that the contrast agent fills over the pores that
             carry drug.
         factors: on properties of the tumour (:class:`nanopinn.physics.tumour.TumourModel`).
@@ -239,7 +295,7 @@ def solve_truth(
     none = torch.zeros(0, dtype=torch.float64)
     numbers = {k: torch.tensor(v, dtype=torch.float64) for k, v in scalars.items()}
     numbers |= {name: torch.ones(1, dtype=torch.float64) for name in anatomy.fields}
-    course = bolus_course(PH_SENSITIVE, 90 * MG)
+    course = heat_tumour(course, maps.tumour)
     forward = ForwardModel(setting, lambda _: numbers, factors=factors, course=course)
     flow = forward.solve_flow(none)
     model: TumourModel = forward.model(none)
@@ -247,10 +303,18 @@ def solve_truth(
     contrast, _, _ = ForwardModel(
         contrast_setting, lambda _: numbers, factors=factors
     ).solve_contrast(none, flow, aif, frame_times, SDIRK3, tol=LINEAR_TOLERANCE)
-    nodes = drug_nodes(list(drug_times), first_step_s=40.0, growth=1.2, longest_s=3600.0)
+    nodes = drug_nodes(
+        list(drug_times),
+        first_step_s=course.first_step_s / 3,
+        growth=1.2,
+        longest_s=3600.0,
+        jumps_s=course.jumps(),
+        marks_s=[s.start for s in course.segments(float(max(drug_times)))],
+    )
     run = solve_drug(forward, none, flow, nodes, SDIRK3, tol=LINEAR_TOLERANCE)
     keep = [int(np.argmin(np.abs(nodes - t))) for t in drug_times]
-    per_tissue = volume_fractions(LINEAR_POOLS.pools, maps) * run.U[keep]
+    pools = course.options.pools
+    per_tissue = volume_fractions(pools, maps) * run.U[keep]
     Ktrans, _ = exchange_coefficients(
         maps.PS * model.select_by_tissue(model.factor("P", "SV"), 1.0), flow.J_v, value("sigma_Gd")
     )
@@ -261,11 +325,15 @@ def solve_truth(
     return Truth(
         scalars=dict(scalars),
         contrast=on_image_grid(contrast),
-        drug={name: on_image_grid(per_tissue[:, i]) for i, name in enumerate(LINEAR_POOLS.pools)},
+        drug={name: on_image_grid(per_tissue[:, i]) for i, name in enumerate(pools)},
         drug_times_s=np.asarray(drug_times),
         plasma_drug=np.array([course.encapsulated_at(t) for t in drug_times]),
         pressure=on_image_grid(flow.p),
         velocity=on_image_grid(flow.velocity(setting.grid)),
         Ktrans=on_image_grid(Ktrans),
-        release_rate=on_image_grid(model.release_rate()),
+        release_rate=on_image_grid(
+            torch.zeros_like(maps.pH)
+            if course.carrier is None
+            else model.release_rate(course.carrier)
+        ),
     )
