@@ -54,7 +54,7 @@ Array = NDArray[np.float64]
 #: Repetition time (s), flip angle and those of the VFA set (degrees), equilibrium signal, and
 #: arrival of the bolus (s) of the simulated DCE acquisition.
 TR_S, FLIP_DEG, VFA_DEG, S0, BOLUS_S = 0.005, 15.0, (2.0, 10.0, 20.0), 1000.0, 60.0
-#: Least value of which the noise of a drug image is a share, over the largest of all its times: drug
+#: Least value of which the noise of a drug image is a share, over the largest of all times, as drug
 #: that has left the tumour is still imaged with noise.
 NOISE_FLOOR = 0.02
 #: Offsets of the Z-spectra, ppm.
