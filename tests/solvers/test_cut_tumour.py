@@ -53,12 +53,28 @@ def test_half_a_ball_filters_as_the_whole_ball(axis: int, last: bool) -> None:
     assert mean_filtration(tissue(half)) == pytest.approx(mean_filtration(tissue(ball)), rel=1e-9)
 
 
-@pytest.mark.parametrize("kept", [18, 17, 16, 15, 14, 13, 12, 11])
-def test_a_ball_cut_anywhere_beyond_its_middle_filters_within_12_per_cent(kept: int) -> None:
-    """Neither its mirror image nor an end at the cut is exact; up to 23 per cent without a cut."""
+@pytest.mark.parametrize(
+    ("kept", "limit"),
+    [
+        (18, 0.01),
+        (17, 0.01),
+        (16, 0.03),
+        (15, 0.05),
+        (14, 0.08),
+        (13, 0.12),
+        (12, 0.12),
+        (11, 0.12),
+    ],
+)
+def test_a_ball_cut_anywhere_beyond_its_middle_filters_within_12_per_cent(
+    kept: int, limit: float
+) -> None:
+    """Neither its mirror image nor an end at the cut is exact. The mirror image alone would be wrong
+    by 7 to 12 per cent for the first five, an end at the cut by 12 to 27 per cent for the others.
+    """
     ball = radius_mm((20, 20, 20)) < 4.0
     whole = mean_filtration(tissue(ball))
-    assert mean_filtration(tissue(ball[:kept])) == pytest.approx(whole, rel=0.12)
+    assert mean_filtration(tissue(ball[:kept])) == pytest.approx(whole, rel=limit)
 
 
 def test_a_smaller_part_of_a_ball_is_twice_as_close_with_its_mirror_image() -> None:
