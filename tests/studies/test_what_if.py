@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,7 @@ from nanopinn.solvers.tissue_setting import TissueSetting
 from nanopinn.solvers.treatment_timeline import TreatmentTimeline
 from nanopinn.studies.arms.arm_specs import arms_with_measured_plasma, build_arms
 from nanopinn.studies.arms.compare import compare_arms
-from nanopinn.studies.arms.comparison_inputs import with_imaged_subject
+from nanopinn.studies.arms.comparison_inputs import read_comparison_inputs, with_imaged_subject
 from nanopinn.studies.arms.draws import draw_inputs
 from nanopinn.studies.arms.patient import Patient
 from nanopinn.studies.simulate import temperature_course
@@ -360,6 +361,32 @@ def test_the_subject_of_arms_is_that_of_the_fit_unless_stated() -> None:
     found, said = with_imaged_subject(ComparisonSettings(species="human"), None, imaged)
     assert found.body_weight_kg is None
     assert "fitted in a mouse" in said[0]
+
+
+def test_arms_take_a_folder_of_maps_and_refuse_a_fit_that_lost_its_posterior(
+    tmp_path: Path,
+) -> None:
+    given = maps_of_phantom()
+    (tmp_path / "maps").mkdir()
+    names = {"Ktrans": given.ktrans, "ve": given.ve, "vp": given.vp, "mask": given.mask}
+    for name, volume in names.items():
+        image = nib.Nifti1Image(np.asarray(volume.values), volume.affine)  # type: ignore[union-attr]
+        nib.save(image, tmp_path / "maps" / f"{name}.nii.gz")
+    settings = ComparisonSettings(
+        arms=("pld",), draws=5, assume_ph=6.9, values={"l": "0.8 mm"}, device="cpu"
+    )
+    found, arms, stated, _ = read_comparison_inputs(settings, None, "cpu", folder=tmp_path)
+    assert found.names == ()
+    assert found.tissue.scalars == {"l": 0.8e-3}
+    assert stated.scalars == {"l": 0.8e-3}
+    draws = draw_inputs(found, arms, 5, seed=0, stated=stated)
+    assert np.ptp(draws.scalars["l"]) == 0
+    assert np.ptp(draws.scalars["q"]) > 0
+    (tmp_path / "parameters.json").write_text("{}")
+    with pytest.raises(InputError, match="posterior"):
+        read_comparison_inputs(settings, None, "cpu", folder=tmp_path)
+    with pytest.raises(InputError, match="one tumour"):
+        read_comparison_inputs(settings, None, "cpu", folder=tmp_path, phantom=SMALL)
 
 
 def test_a_schedule_without_a_dose_is_refused_for_arms(tmp_path: Path) -> None:
