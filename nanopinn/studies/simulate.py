@@ -369,7 +369,7 @@ def run_arm(
     Raises:
         InputError: an input cannot be used.
     """
-    tissue = patient.tissue
+    tissue = replace(patient.tissue, scalars=patient.scalars_for(arm.treatment.carrier))
     setting = TissueSetting(tissue.maps, tissue.grid, patient.flow_refine, patient.rim)
     return _simulate_treatment(
         arm.treatment,

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 
 from nanopinn.errors import InputError
 from nanopinn.io.quantities import parse_quantity
-from nanopinn.parameters import CONVENTIONS, PARAMETERS, SCALARS, Parameter, ScalarDefinition, value
+from nanopinn.parameters import (
+    CONVENTIONS,
+    PARAMETERS,
+    SCALARS,
+    Parameter,
+    ScalarDefinition,
+    scalars_of_formulation,
+    value,
+)
 from nanopinn.physics.drug_pools import CELL_SYMBOLS, WALL_SYMBOLS
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.treatment import Treatment
@@ -131,14 +139,27 @@ def _find_scalar(name: str) -> ScalarDefinition | None:
     return next((s for s in SCALARS.values() if s.symbol == name and not s.factor_symbol), None)
 
 
+def acting_scalars(treatments: Sequence[Treatment]) -> frozenset[str]:
+    """Names of the scalars of the model on which the drug of some treatments depends.
+
+    Args:
+        treatments: what is given.
+    """
+    return frozenset(
+        s.name
+        for f in list_formulations(treatments)
+        for s in scalars_of_formulation(carrier=f.circulation is not None, acid=f.responds_to_acid)
+    )
+
+
 def _depends_on_scalar(
     scalar: ScalarDefinition, treatments: Sequence[Treatment], parameters: Mapping[str, Parameter]
 ) -> bool:
     if scalar.group == "flow":
         return True
-    if scalar.group == "cells":
-        return any(t.doses for t in treatments)
-    return scalar.symbol in parameters or scalar.multiplies in parameters
+    if scalar.name not in acting_scalars(treatments):
+        return False
+    return scalar.group == "cells" or scalar.symbol is None or scalar.symbol in parameters
 
 
 def _read_scalar(scalar: ScalarDefinition, content: float | str) -> float:

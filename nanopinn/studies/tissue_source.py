@@ -15,10 +15,9 @@ from nanopinn.errors import InputError
 from nanopinn.imaging.cest.ph_on_dce_grid import HIGHEST_PH, LOWEST_PH
 from nanopinn.imaging.geometry import same_grid
 from nanopinn.imaging.imaging_data import ImagingMaps
-from nanopinn.inference.unknowns import scalar_unknowns
 from nanopinn.io.array_volume import ArrayVolume, VolumeLike, as_file, as_volume_source
 from nanopinn.io.volumes import read_map, read_sidecar
-from nanopinn.parameters import MINUTE, MM, value
+from nanopinn.parameters import MINUTE, MM, SCALARS, value
 from nanopinn.phantoms.truth import draw_anatomy, draw_scalars
 from nanopinn.physics.tissue_maps import (
     MARGIN_M,
@@ -277,11 +276,12 @@ def _posterior_medians(fitted: Sequence[ScalarEstimate] | None) -> tuple[dict[st
             " table value."
         )
     named = {s.name: s for s in fitted}
-    known = [u for u in scalar_unknowns() if u.name in named]
+    known = [s for s in SCALARS.values() if s.name in named]
     informed = [u.label for u in known if named[u.name].informed]
     source = (
         "Scalars are the posterior medians of the fit; the images informed"
-        f" {', '.join(informed) or 'none'} of these, the others are prior-dominated."
+        f" {', '.join(informed) or 'none'} of these, the others are prior-dominated. Scalars of a"
+        " carrier are those of the carrier that was imaged."
     )
     return {u.name: named[u.name].median / u.per_unit for u in known}, source
 

@@ -15,7 +15,6 @@ from nanopinn.inference.saved_fit import FittedProblem
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.parameters import value
 from nanopinn.physics.formulation import Formulation
-from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.tissue_maps import MARGIN_M, TissueMaps
 from nanopinn.physics.treatment import Fraction, GivenDose, RadiationCourse, Treatment
@@ -87,7 +86,7 @@ def ended() -> tuple[FittedProblem, np.ndarray, np.ndarray]:
         frame_times=np.arange(3.0),
         contrast=nothing,
         drug=(),
-        plasma=PH_SENSITIVE.bolus_curves(),
+        course=None,
         pH_error_basis=blank,
         closure_basis=blank,
         kinetic_covariance=torch.zeros((2, 2, *domain.shape), dtype=torch.float64),

@@ -15,9 +15,9 @@ import torch
 
 from nanopinn import ComparisonSettings, MapFiles, PhantomSettings, SimulationSettings, simulate
 from nanopinn.errors import InputError
-from nanopinn.inference.unknowns import UnknownSet
+from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.parameters import PARAMETERS, SCALARS, value
-from nanopinn.physics.formulation_library import FREE, PEGYLATED, THERMOSENSITIVE
+from nanopinn.physics.formulation_library import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
 from nanopinn.physics.measured_plasma import MeasuredPlasma, PlasmaSamples
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.species import describe_subject
@@ -208,11 +208,15 @@ def test_texts_are_in_customary_units_and_numbers_in_SI() -> None:
 def test_without_a_fit_every_scalar_is_drawn_from_its_prior(compared: Comparison) -> None:
     tissue = tissue_from_phantom(SMALL, "cpu", scalars_are_known=False)
     n = 4000
-    found = draw_inputs(Patient(tissue), (arm(FREE),), n, seed=0)
+    arms = (arm(FREE), arm(PEGYLATED), arm(PH_SENSITIVE))
+    found = draw_inputs(Patient(tissue), arms, n, seed=0)
     for name, scalar in SCALARS.items():
         v = found.scalars[name]
         assert v[0] == scalar.default
-        if name != "leak_l":  # which is cut off at 1
+        if scalar.multiplies is not None:  # the parameter itself is drawn
+            assert set(v) == {1.0}
+            assert np.ptp(found.values[scalar.multiplies]) > 0
+        elif name != "leak_l":  # which is cut off at 1
             coordinate = np.log(v[1:]) if scalar.scale == "log" else v[1:]
             # standard error of the sd of n normal draws
             assert coordinate.std() == pytest.approx(scalar.prior.sd, rel=4 / (2 * n) ** 0.5)
@@ -262,11 +266,37 @@ def test_scalars_that_a_fit_did_not_have_are_drawn_from_their_priors(patient: Pa
         ),
     )
     n = 4000
-    found = draw_inputs(other, (arm(PEGYLATED),), n, seed=0)
+    found = draw_inputs(other, (arm(PH_SENSITIVE),), n, seed=0)
     sd = SCALARS["krel_ref"].prior.sd
     assert np.log(found.scalars["krel_ref"][1:]).std() == pytest.approx(sd, rel=4 / (2 * n) ** 0.5)
     assert found.scalars["pK_rel"][0] == value("pK_rel")
     assert any("not among the unknowns of the fit" in a for a in found.assumptions)
+
+
+def test_the_leak_of_the_imaged_carrier_is_not_that_of_another(patient: Patient) -> None:
+    unknowns = UnknownSet(scalar_unknowns(PEGYLATED))
+    at = unknowns.names.index("leak_factor")
+    mean = unknowns.prior_mean
+    mean[at] = np.log(3.0)
+    scalars = {k: v for k, v in patient.tissue.scalars.items() if k in unknowns.names}
+    fitted = replace(
+        patient,
+        names=unknowns.names,
+        unknowns=unknowns,
+        mean=mean,
+        covariance=1e-4 * np.eye(len(mean)),
+        tissue=replace(patient.tissue, scalars={**scalars, "leak_factor": 3.0}),
+        imaged_formulation=PEGYLATED.name,
+    )
+    found = draw_inputs(fitted, (arm(PEGYLATED), arm(THERMOSENSITIVE)), 500, seed=0)
+    imaged, other = (found.scalars_for(f)["leak_factor"] for f in (PEGYLATED, THERMOSENSITIVE))
+    assert imaged[0] == pytest.approx(3.0)
+    assert np.log(imaged[1:]).std() < 0.02
+    assert other[0] == 1.0
+    sd = SCALARS["leak_factor"].prior.sd
+    assert np.log(other[1:]).std() == pytest.approx(sd, rel=4 / (2 * 500) ** 0.5)
+    assert fitted.scalars_for(PEGYLATED)["leak_factor"] == 3.0
+    assert "leak_factor" not in fitted.scalars_for(THERMOSENSITIVE)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from nanopinn.errors import InputError
@@ -51,6 +52,7 @@ def read_comparison_inputs(
         settings, notes = with_imaged_subject(settings, schedule, patient.imaged)
     arms, of_arms = arms_from_settings(settings, schedule)
     arms, of_plasma = arms_with_measured_plasma(arms, patient.imaged)
+    arms = tuple(_as_imaged(a, patient.imaged_formulation) for a in arms)
     stated = read_stated_values(settings.values, [a.treatment for a in arms], microscale=True)
     return patient.with_stated_scalars(stated), arms, stated, (*of_arms, *notes, *of_plasma)
 
@@ -116,6 +118,19 @@ def with_imaged_subject(
     return settings.model_copy(update=found), (
         f"The subject is that of the fit, a {name} of {subject.weight_kg:.3g} kg.",
     )
+
+
+def _as_imaged(arm: Arm, imaged_formulation: str | None) -> Arm:
+    """The arm with the scalars of the fit in place of the stated quantities of its carrier, if it
+    has the formulation that was imaged.
+    """
+    doses = tuple(
+        replace(g, formulation=g.formulation.as_fitted()[0])
+        if g.formulation.name == imaged_formulation
+        else g
+        for g in arm.treatment.doses
+    )
+    return Arm(arm.name, replace(arm.treatment, doses=doses))
 
 
 def radiation_effect_of_scans(

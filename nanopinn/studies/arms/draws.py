@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,18 +18,30 @@ from nanopinn.inference.radiation_effect import (
     describe_radiation_effect,
     draw_radiation_effect,
 )
-from nanopinn.parameters import RANGE_INTERPRETATION, SCALARS
-from nanopinn.parameters.table import ParameterDistribution
+from nanopinn.parameters import (
+    RANGE_INTERPRETATION,
+    SCALARS,
+    ParameterDistribution,
+    default_scalars,
+    scalars_in_group,
+)
 from nanopinn.physics.treatment import RADIATION_FACTOR_SYMBOLS
-from nanopinn.studies.arms.patient import SCALAR_UPPER_BOUNDS, ConsideredParameters, Patient
+from nanopinn.studies.arms.patient import (
+    SCALAR_UPPER_BOUNDS,
+    SCALARS_OF_ONE_CARRIER,
+    ConsideredParameters,
+    Patient,
+)
 from nanopinn.studies.simulation_parameters import (
     NORMAL_TISSUE_SYMBOLS,
     StatedValues,
+    acting_scalars,
     list_formulations,
     simulation_parameters,
 )
 
 if TYPE_CHECKING:
+    from nanopinn.physics.formulation import Formulation
     from nanopinn.studies.arms.arm_specs import Arm
 
 Array = NDArray[np.float64]
@@ -45,22 +57,43 @@ class InputDraws:
         relative_aif_scale: divisor of PS, phi and v_p of the maps, ``(draw,)``; 1 unless the scale
             of the arterial input was fitted.
         assumptions: one sentence each.
+        other_carriers: scalars that replace those of the carrier that was imaged in treatments with
+            another one, SI, ``(draw,)``.
+        imaged_formulation: name of the formulation that was imaged, if there was one.
     """
 
     scalars: Mapping[str, Array]
     values: Mapping[str, Array]
     relative_aif_scale: Array
     assumptions: tuple[str, ...] = ()
+    other_carriers: Mapping[str, Array] = field(default_factory=dict)
+    imaged_formulation: str | None = None
 
     def __len__(self) -> int:
         return len(self.relative_aif_scale)
 
     def select_draws(self, chosen: slice) -> InputDraws:
         """A slice of the draws."""
-        scalars, values = (
-            {n: v[chosen] for n, v in of.items()} for of in (self.scalars, self.values)
+        scalars, values, others = (
+            {n: v[chosen] for n, v in of.items()}
+            for of in (self.scalars, self.values, self.other_carriers)
         )
-        return InputDraws(scalars, values, self.relative_aif_scale[chosen], self.assumptions)
+        return replace(
+            self,
+            scalars=scalars,
+            values=values,
+            relative_aif_scale=self.relative_aif_scale[chosen],
+            other_carriers=others,
+        )
+
+    def scalars_for(self, carrier: Formulation | None) -> dict[str, Array]:
+        """Scalars for a treatment with a carrier.
+
+        Args:
+            carrier: encapsulated formulation of the treatment, if there is one.
+        """
+        other = carrier is None or carrier.name != self.imaged_formulation
+        return {**self.scalars, **(self.other_carriers if other else {})}
 
     def scalars_at_draw(self, i: int) -> dict[str, float | Array]:
         """Scalars of one draw."""
@@ -120,9 +153,21 @@ def draw_inputs(
         for k, v in patient.tissue.scalars.items()
         if k not in scalars
     }
-    from_priors = [name for name in SCALARS if name not in scalars]
+    # a factor on a parameter of the table is 1 where the parameter itself is drawn
+    from_priors = [
+        s.name for s in SCALARS.values() if s.name not in scalars and s.multiplies is None
+    ]
     scalars |= {name: draw_scalar(name, n, seed) for name in from_priors}
-    distributions = {s: d for s, d in parameter_distributions(arms).items() if s not in scalars}
+    scalars |= {k: np.full(n + 1, v) for k, v in default_scalars().items() if k not in scalars}
+    other_carriers = {
+        k: draw_scalar(k, n, seed) for k in SCALARS_OF_ONE_CARRIER if k in patient.names
+    }
+    fitted_factors = {s.multiplies for s in SCALARS.values() if s.name in patient.names}
+    distributions = {
+        s: d
+        for s, d in parameter_distributions(arms).items()
+        if s not in scalars and s not in fitted_factors
+    }
     values = _draw_considered(patient.considered, distributions, n, seed)
     of_fit = tuple(values)
     values |= {
@@ -134,9 +179,19 @@ def draw_inputs(
         values |= _draw_radiation_effect(radiation, values, n, seed)
     if stated is not None:
         scalars |= {k: np.full(n + 1, v) for k, v in stated.scalars.items()}
+        other_carriers = {k: v for k, v in other_carriers.items() if k not in stated.scalars}
         values |= {k: np.full(n + 1, v) for k, v in stated.values.items()}
-    notes = _notes(patient, arms, values, n, radiation, tuple(from_priors), of_fit)
-    return InputDraws(scalars, values, patient.relative_aif_scale(theta), tuple(notes))
+    acting = acting_scalars([a.treatment for a in arms]) | set(scalars_in_group("flow"))
+    of_priors = tuple(name for name in from_priors if name in acting)
+    notes = _notes(patient, arms, values, n, radiation, of_priors, of_fit)
+    return InputDraws(
+        scalars,
+        values,
+        patient.relative_aif_scale(theta),
+        tuple(notes),
+        other_carriers,
+        patient.imaged_formulation,
+    )
 
 
 def posterior_draws(patient: Patient, n: int, seed: int) -> Array:

@@ -53,7 +53,8 @@ def rank_influences(
         InputError: as :func:`rank_penetration_inputs`.
     """
     tissue = patient.tissue
-    known = {k: float(v) for k, v in tissue.scalars.items() if np.ndim(v) == 0}
+    scalars = patient.scalars_for(treatment.carrier)
+    known = {k: float(v) for k, v in scalars.items() if np.ndim(v) == 0}
     temperature, _, _ = temperature_course(treatment, tissue)
     own = {
         name: float(getattr(tissue.maps, name)[tissue.maps.tumour > 0.5].mean())

@@ -255,7 +255,8 @@ class ExposureModel:
         drawn = treatment.with_values(
             {n: torch.as_tensor(v).to(tissue.maps.phi) for n, v in draws.values.items()}
         )
-        scalars: Values = {n: torch.as_tensor(v) for n, v in draws.scalars.items()}
+        of_carrier = draws.scalars_for(treatment.carrier)
+        scalars: Values = {n: torch.as_tensor(v) for n, v in of_carrier.items()}
         values: Values = {n: torch.as_tensor(v) for n, v in draws.values.items()}
         if treatment.carrier is not None:
             scalars, values = treatment.carrier.tissue_parameters(scalars, values)

@@ -22,7 +22,7 @@ from nanopinn.inference.saved_fit import (
     load_fit,
 )
 from nanopinn.inference.unknowns import UnknownSet
-from nanopinn.physics.formulation_library import PH_SENSITIVE
+from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.tissue_maps import MARGIN_M
 from nanopinn.physics.treatment import Treatment
 from nanopinn.solvers.grid import Domain
@@ -36,6 +36,11 @@ Array = NDArray[np.float64]
 
 #: Upper bounds of scalars that are fractions by definition, such as the transmission of a wall.
 SCALAR_UPPER_BOUNDS = {"leak_l": 1.0}
+
+
+#: Scalars that a fit has for the carrier that was imaged and that hold for no other: a factor on
+#: its own leak.
+SCALARS_OF_ONE_CARRIER = frozenset({"leak_factor"})
 
 
 class ConsideredParameters(Protocol):
@@ -57,8 +62,7 @@ class ConsideredParameters(Protocol):
 
 def imaged_treatment(problem: InverseProblem) -> Treatment | None:
     """The treatment that the drug images of a fit showed; None without drug images."""
-    course = getattr(problem, "course", None)
-    return course.treatment if problem.drug and course is not None else None
+    return problem.course.treatment if problem.drug and problem.course is not None else None
 
 
 @dataclass(frozen=True)
@@ -192,7 +196,7 @@ class Patient:
         tissue = SimulatedTissue(maps, grid, domain, {}, affine, mask, notes)
         names = (*problem.unknowns.names, *((AIF_SCALE,) if fitted.aif_sd else ()))
         imaged = imaged_treatment(problem)
-        imaged_formulation: str | None = PH_SENSITIVE.name if problem.drug else None
+        imaged_formulation = None
         if imaged is not None:
             imaged_formulation = (imaged.carrier or imaged.doses[0].formulation).name
         patient = cls(
@@ -228,6 +232,21 @@ class Patient:
         scalars = {**self.tissue.scalars, **stated.scalars}
         said = (*self.tissue.assumptions, *stated.assumptions)
         return replace(self, tissue=replace(self.tissue, scalars=scalars, assumptions=said))
+
+    def scalars_for(self, carrier: Formulation | None) -> dict[str, float | Array]:
+        """Medians of the scalars for a treatment with a carrier.
+
+        Those that describe the carrier that was imaged have no value for another one.
+
+        Args:
+            carrier: encapsulated formulation of the treatment, if there is one.
+        """
+        other = carrier is None or carrier.name != self.imaged_formulation
+        return {
+            k: v
+            for k, v in self.tissue.scalars.items()
+            if not (other and k in self.names and k in SCALARS_OF_ONE_CARRIER)
+        }
 
     def with_prior_uncertainty(self) -> Patient:
         """The same tissue with the prior in place of the posterior.
