@@ -271,6 +271,7 @@ def plan(
     from nanopinn.report.result_files import reserve_table_file
     from nanopinn.settings import PlanSettings
     from nanopinn.studies.plan import plan_protocol
+    from nanopinn.studies.treatment_source import settings_to_write
 
     scan = {
         "tumour_mm": tumour_mm,
@@ -302,7 +303,7 @@ def plan(
             found = plan_protocol(settings, folder=folder, progress=progress)
         typer.echo(format_plan(found))
         if out is not None:
-            dump = settings.model_dump() | {"aif": settings.aif and Path(settings.aif).name}
+            dump = settings_to_write(settings) | {"aif": settings.aif and Path(settings.aif).name}
             typer.echo(f"Table: {write_plan(out, found, dump, overwrite=overwrite)}")
 
 

@@ -64,10 +64,12 @@ from nanopinn.results import CheckResult, FitResult
 from nanopinn.settings import FitSettings
 from nanopinn.studies.pose_study import (
     KRYLOV_NEEDS_ONE_BOLUS,
+    inputs_of_study,
     krylov_serves,
-    list_drug_images,
+    list_study_files,
     pose_study,
 )
+from nanopinn.studies.treatment_source import settings_to_write
 
 #: Message of a fit where the engine "pinn" is requested for voxels.
 PINN_ON_VOXELS = (
@@ -127,6 +129,7 @@ def run_fit(
             expected=extended_tofts.NAME,
             remedy="For other kinetic models compute the maps alone.",
         )
+    inputs = inputs_of_study(inputs, settings)
     device = choose_device(settings.device)
     study = _fit_identity(inputs, settings, device)
     checkpoint_store = (
@@ -137,10 +140,10 @@ def run_fit(
     began = time.perf_counter()
     progress("imaging", 0.0, {})
     imaging = make_maps(inputs)
-    drug = list_drug_images(inputs, settings)
-    file_hashes = hash_files(drug)
+    read = list_study_files(inputs, settings)
+    file_hashes = hash_files(read)
     posed = pose_study(imaging, inputs, settings, device)
-    check_files_unchanged(file_hashes, drug)
+    check_files_unchanged(file_hashes, read)
     posed, limits = _identifiability_statements(posed, settings, progress)
     if settings.engine == "pinn":
         limits = (PINN_ON_VOXELS, *limits)
@@ -170,7 +173,7 @@ def write_fit(out: str | Path, study: FittedStudy, *, overwrite: bool = False) -
     """
     from nanopinn.report.result_folder import render_report, write_result
 
-    dump = study.settings.model_dump() | {"drug": [Path(d).name for d in study.settings.drug]}
+    dump = settings_to_write(study.settings) | {"drug": [Path(d).name for d in study.settings.drug]}
     return write_result(
         Path(out),
         imaging=study.imaging,
@@ -367,10 +370,10 @@ def _check_posterior(
 def _fit_identity(inputs: ImagingInputs, settings: FitSettings, device: str) -> dict[str, str]:
     """Inputs and settings by name: choices by value, files by hash."""
     choices = {
-        "fit": settings.model_dump(mode="json") | {"drug": [Path(d).name for d in settings.drug]},
+        "fit": settings_to_write(settings) | {"drug": [Path(d).name for d in settings.drug]},
         **inputs.to_config(),
     }
-    files = [*inputs.files(), *list_drug_images(inputs, settings)]
+    files = [*inputs.files(), *list_study_files(inputs, settings)]
     return run_identity(choices, hash_files(files)) | {"device": device}
 
 

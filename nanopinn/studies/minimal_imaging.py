@@ -30,7 +30,7 @@ from nanopinn.results import ImagingStage, MinimalImaging
 from nanopinn.settings import FitSettings
 from nanopinn.studies.arms.draws import InputDraws, draw_inputs
 from nanopinn.studies.arms.patient import Patient
-from nanopinn.studies.pose_study import pose_study
+from nanopinn.studies.pose_study import inputs_of_study, pose_study
 
 if TYPE_CHECKING:
     from nanopinn.studies.arms.arm_specs import Arm
@@ -91,6 +91,7 @@ def outcome_uncertainty_by_images(
             expected="bumps",
         )
     show = progress or ignore_progress
+    inputs = inputs_of_study(inputs, settings)
     imaging = make_maps(inputs, progress=show)
     by_time = _group_by_time(load_drug_images(imaging, settings, inputs.drug))
     patients = fit_sequentially(imaging, inputs, by_time, settings, show)

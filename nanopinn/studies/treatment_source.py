@@ -163,14 +163,35 @@ def inputs_of_species(inputs: ImagingInputs, species: Species | None) -> Imaging
 
 
 def treatment_files(settings: StudySettings) -> tuple[Path, ...]:
-    """Files that the settings of the treatment name.
+    """Files that state the treatment, those that its schedule names included.
 
     Args:
         settings: of the study.
+
+    Raises:
+        InputError: the schedule cannot be used.
     """
     formulation = (settings.formulation or "").strip()
-    own = (Path(formulation),) if formulation.endswith(".toml") else ()
-    return (*own, *(p for p in (settings.schedule, settings.plasma) if p is not None))
+    found = [Path(formulation)] if formulation.endswith(".toml") else []
+    if settings.schedule is not None:
+        scheduled = read_schedule(settings.schedule, plasma=settings.plasma)
+        heated = [h.file for h in scheduled.heatings if h.file is not None]
+        return tuple(dict.fromkeys([settings.schedule, *scheduled.files, *heated]))
+    return (*found, *([] if settings.plasma is None else [settings.plasma]))
+
+
+def settings_to_write(settings: StudySettings) -> dict[str, Any]:
+    """The settings as a result folder records them: files by name, whose hashes are beside them.
+
+    Args:
+        settings: of a fit, plan or phantom.
+    """
+    dump = settings.model_dump()
+    names = {n: dump[n].name for n in ("schedule", "plasma") if dump[n] is not None}
+    formulation = settings.formulation
+    if formulation is not None and formulation.strip().endswith(".toml"):
+        names["formulation"] = Path(formulation.strip()).name
+    return dump | names
 
 
 def _collect_facts(settings: StudySettings, facts: Sequence[Mapping[str, Any]]) -> dict[str, _Fact]:
