@@ -17,7 +17,7 @@ from nanopinn.io.array_volume import ArrayVolume, as_file
 from nanopinn.io.volumes import read_sidecar
 from nanopinn.physics.treatment import Treatment
 from nanopinn.settings import FitSettings
-from nanopinn.studies.simulate import temperature_course
+from nanopinn.studies.temperature import temperature_course
 from nanopinn.studies.tissue_source import SimulatedTissue
 from nanopinn.studies.treatment_source import (
     inputs_of_species,

@@ -35,7 +35,7 @@ from nanopinn.solvers.time_partition import VOXEL_LIMITS
 from nanopinn.solvers.tissue_setting import TissueSetting
 from nanopinn.solvers.treatment_timeline import TreatmentTimeline
 from nanopinn.studies.schedule import read_formulation
-from nanopinn.studies.simulate import temperature_course
+from nanopinn.studies.temperature import temperature_course
 from nanopinn.studies.tissue_source import tissue_from_phantom
 from tests.variants import for_each
 

@@ -33,8 +33,8 @@ from nanopinn.studies.arms.compare import compare_arms
 from nanopinn.studies.arms.comparison_inputs import read_comparison_inputs, with_imaged_subject
 from nanopinn.studies.arms.draws import draw_inputs
 from nanopinn.studies.arms.patient import Patient
-from nanopinn.studies.simulate import temperature_course
 from nanopinn.studies.simulation_parameters import read_stated_values, simulation_parameters
+from nanopinn.studies.temperature import temperature_course
 from nanopinn.studies.tissue_source import tissue_from_phantom
 from tests.variants import for_each
 

@@ -19,7 +19,7 @@ from nanopinn.studies.arms.sensitivity_ranking import (
     input_from_table,
     rank_penetration_inputs,
 )
-from nanopinn.studies.simulate import temperature_course
+from nanopinn.studies.temperature import temperature_course
 
 
 def rank_influences(

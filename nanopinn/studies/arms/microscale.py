@@ -27,7 +27,7 @@ from nanopinn.solvers.tissue_setting import TissueSetting
 from nanopinn.studies.arms.arm_specs import Arm
 from nanopinn.studies.arms.draws import InputDraws
 from nanopinn.studies.arms.patient import Patient
-from nanopinn.studies.simulate import temperature_course
+from nanopinn.studies.temperature import temperature_course
 
 Array = NDArray[np.float64]
 FactorValue = Array | Tensor | float
