@@ -344,7 +344,8 @@ def minimal_imaging(
         typer.Option(help="Positive outcome of simulate --arms, such as area or 'peak at wall'."),
     ] = "area",
     arm_dose: Annotated[
-        str | None, typer.Option(help="Dose of the arm: 50mg/m2 (default), 5mg/kg or 90mg.")
+        str | None,
+        typer.Option(help="Dose of the arm: 50mg/m2 or 5mg/kg. Default: that of the study."),
     ] = None,
     heat: Annotated[
         str | None, typer.Option(help="Heating of the arm: degC:MINUTES\\[@START_H].")
@@ -379,7 +380,10 @@ def minimal_imaging(
     from nanopinn.settings import ComparisonSettings, FitSettings, parse_dose
     from nanopinn.studies.arms.arm_specs import arms_from_settings
     from nanopinn.studies.arms.compare import outcome_function
-    from nanopinn.studies.minimal_imaging import outcome_uncertainty_by_images
+    from nanopinn.studies.minimal_imaging import (
+        arm_settings_of_study,
+        outcome_uncertainty_by_images,
+    )
 
     fits = build_settings(
         FitSettings,
@@ -397,13 +401,13 @@ def minimal_imaging(
     given = {
         "arms": (arm,),
         "dose": parse_dose(arm_dose, "arm_dose") if arm_dose else None,
-        **{name: study[name] for name in ("species", "body_weight_kg", "body_surface_m2")},
         "heat": (heat,) if heat else None,
         "draws": draws,
         "seed": seed,
     }
     settings = build_settings(ComparisonSettings, "arms", None, given)
-    arms, notes = arms_from_settings(settings)
+    settings, of_subject = arm_settings_of_study(settings, inputs, fits)
+    arms, of_arms = arms_from_settings(settings)
     with reserve_table_file(out, overwrite=overwrite):
         with progress_display(quiet, verbose) as progress:
             found = outcome_uncertainty_by_images(
@@ -416,7 +420,7 @@ def minimal_imaging(
                 seed=seed,
                 progress=progress,
             )
-        assumed = [*notes, *found.assumptions]
+        assumed = [*of_arms, *of_subject, *found.assumptions]
         typer.echo(format_minimal_imaging(found))
         typer.echo(format_assumptions(assumed))
         if out is not None:

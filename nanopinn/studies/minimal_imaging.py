@@ -24,13 +24,14 @@ from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.pose import load_drug_images
 from nanopinn.inference.saved_fit import FittedProblem
 from nanopinn.inference.uncertainty.identifiability import validate_problem
-from nanopinn.parameters import HOUR
+from nanopinn.parameters import HOUR, MG
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results import ImagingStage, MinimalImaging
-from nanopinn.settings import FitSettings
+from nanopinn.settings import ComparisonSettings, DoseAmount, FitSettings
+from nanopinn.studies.arms.comparison_inputs import with_imaged_subject
 from nanopinn.studies.arms.draws import InputDraws, draw_inputs
 from nanopinn.studies.arms.patient import Patient
-from nanopinn.studies.pose_study import inputs_of_study, pose_study
+from nanopinn.studies.pose_study import inputs_of_study, pose_study, treatment_of_study
 
 if TYPE_CHECKING:
     from nanopinn.studies.arms.arm_specs import Arm
@@ -129,6 +130,32 @@ def outcome_uncertainty_by_images(
         ),
     )
     return MinimalImaging(name, unit, tuple(imaging_stages), remaining, draws, notes)
+
+
+def arm_settings_of_study(
+    settings: ComparisonSettings, inputs: ImagingInputs, fits: FitSettings
+) -> tuple[ComparisonSettings, tuple[str, ...]]:
+    """Settings of arms in the subject of a study, with its dose where they state none.
+
+    Args:
+        settings: of the arms.
+        inputs: with drug images in memory.
+        fits: settings of the fits, which state the treatment or name the drug images that do.
+
+    Returns:
+        The settings, and what is assumed.
+
+    Raises:
+        InputError: the treatment of the study is not stated or cannot be used.
+    """
+    treatment = treatment_of_study(inputs, fits)
+    if treatment is None:
+        return settings, ()
+    settings, notes = with_imaged_subject(settings, None, treatment)
+    if settings.dose is None:
+        amount_mg = sum(g.dose.amount_kg for g in treatment.doses) / MG
+        settings = settings.model_copy(update={"dose": DoseAmount(amount_mg=amount_mg)})
+    return settings, notes
 
 
 def fit_sequentially(

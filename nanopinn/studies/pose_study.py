@@ -79,6 +79,20 @@ def _read_treatment(
     return study_treatment(settings, sidecars, last_image_s) if sidecars or stated else None
 
 
+def treatment_of_study(inputs: ImagingInputs, settings: FitSettings) -> Treatment | None:
+    """The treatment that the settings or the sidecars of the drug images state.
+
+    Args:
+        inputs: with drug images in memory.
+        settings: of the fit.
+
+    Raises:
+        InputError: a sidecar or the treatment cannot be used.
+    """
+    sidecars = [read_sidecar(d) for d in list_drug_images(inputs, settings)]
+    return _read_treatment(settings, sidecars, 0.0)
+
+
 def inputs_of_study(inputs: ImagingInputs, settings: FitSettings) -> ImagingInputs:
     """The inputs with the arterial input and haematocrit of the species where none are given.
 

@@ -10,9 +10,11 @@ import pytest
 
 from nanopinn.errors import InputError
 from nanopinn.imaging.imaging_data import ImagingInputs
-from nanopinn.settings import FitSettings
+from nanopinn.settings import ComparisonSettings, FitSettings
+from nanopinn.studies.arms.arm_specs import arms_from_settings
 from nanopinn.studies.fit import run_fit
-from nanopinn.studies.pose_study import inputs_of_study, list_study_files
+from nanopinn.studies.minimal_imaging import arm_settings_of_study
+from nanopinn.studies.pose_study import inputs_of_study, list_study_files, treatment_of_study
 from nanopinn.studies.treatment_source import settings_to_write
 
 INPUTS = ImagingInputs(dce="dce.nii.gz")
@@ -56,3 +58,16 @@ def test_files_of_the_treatment_are_read_and_recorded_by_name(tmp_path: Path) ->
     assert settings_to_write(settings)["schedule"] == "s.toml"
     own = FitSettings(**{**MOUSE, "formulation": str(tmp_path / "own.toml")})
     assert settings_to_write(own)["formulation"] == "own.toml"
+
+
+def test_arms_of_minimal_imaging_have_the_subject_and_the_dose_of_the_study(
+    tmp_path: Path,
+) -> None:
+    fits = FitSettings(drug=(image(tmp_path, Formulation="pld", DrugDose="5mg/kg", Species="rat"),))
+    settings, said = arm_settings_of_study(ComparisonSettings(arms=("tsl",)), INPUTS, fits)
+    (arm,), _ = arms_from_settings(settings)
+    treatment = treatment_of_study(INPUTS, fits)
+    assert treatment is not None
+    assert arm.treatment.subject == treatment.subject
+    assert arm.treatment.doses[0].dose == treatment.doses[0].dose
+    assert any("rat" in s for s in said)
