@@ -69,8 +69,8 @@ def test_half_a_ball_filters_as_the_whole_ball(axis: int, last: bool) -> None:
 def test_a_ball_cut_anywhere_beyond_its_middle_filters_within_12_per_cent(
     kept: int, limit: float
 ) -> None:
-    """Neither its mirror image nor an end at the cut is exact. The mirror image alone would be wrong
-    by 7 to 12 per cent for the first five, an end at the cut by 12 to 27 per cent for the others.
+    """Neither its mirror image nor an end at the cut is exact. A mirror image would be wrong by 7
+    to 12 per cent for the first five, an end at the cut by 12 to 27 per cent for the others.
     """
     ball = radius_mm((20, 20, 20)) < 4.0
     whole = mean_filtration(tissue(ball))
