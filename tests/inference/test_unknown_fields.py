@@ -16,6 +16,7 @@ from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.fv_check import check_fit
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.saved_fit import FittedProblem, fit_from_bytes, fit_to_bytes
+from nanopinn.inference.uncertainty.identifiability import describe_limits, linearise_at_prior
 from nanopinn.inference.unknown_fields import (
     add_unknown_functions,
     field_maps,
@@ -128,6 +129,13 @@ def test_functions_that_need_drug_images_are_named_without_them(fitted) -> None:
     assert "release rate" in note
     assert "steepness" in note
     assert "conductivity" not in note
+
+
+def test_limits_of_identifiability_name_scalars_beside_unknown_functions(fitted) -> None:
+    problem = replace(fitted.problem, drug=())
+    limits = " ".join(describe_limits(problem, linearise_at_prior(problem)))
+    assert "PS_l" in limits
+    assert "weight" not in limits
 
 
 def test_a_box_ends_at_the_face_that_cuts_the_tumour() -> None:

@@ -277,11 +277,11 @@ def describe_limits(problem: InverseProblem, expansion: Linearisation) -> tuple[
     ]
     sentences = [limit.explanation for limit in limits]
     single = {limit.unknowns[0] for limit in limits if len(limit.unknowns) == 1} | explained
+    # weights of unknown functions follow the scalars
+    contraction = expected_contraction(problem.unknowns, expansion)[: len(problem.unknowns.items)]
     weak = [
         u.label
-        for u, c in zip(
-            problem.unknowns.items, expected_contraction(problem.unknowns, expansion), strict=True
-        )
+        for u, c in zip(problem.unknowns.items, contraction, strict=True)
         if c < MIN_EXPECTED_CONTRACTION and u.name not in single
     ]
     if weak:
