@@ -90,7 +90,7 @@ class StudySettings(BaseModel):
     species: str | None = None
     body_weight_kg: float | None = Field(default=None, gt=0)
     body_surface_m2: float | None = Field(default=None, gt=0)
-    infusion_min: float | None = Field(default=None, ge=0)
+    infusion_min: float | None = Field(default=None, ge=0, le=1_051_200)
     schedule: Path | None = None
     plasma: Path | None = None
 

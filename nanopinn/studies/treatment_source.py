@@ -37,6 +37,8 @@ TREATMENT_KEYS = {
 }
 _TEXTS = ("formulation", "drug_dose", "species")
 _RELATIVE_DIFFERENCE = 1e-3
+#: Largest number of a sidecar: an infusion of two years, min.
+_LARGEST = 1_051_200.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def study_treatment(
         return _scheduled_treatment(found, settings.schedule, stated, last_image_s)
     if not facts and not stated:
         return None
-    uncalibrated = bool(facts) and all(side.get("Units") not in DRUG_UNITS for side in facts)
+    uncalibrated = bool(facts) and all(str(side.get("Units")) not in DRUG_UNITS for side in facts)
     formulation = find_formulation(
         str(_require(stated, "formulation").content), field="formulation"
     )
@@ -236,7 +238,7 @@ def _read_fact(content: Any, key: str, name: str) -> Any:
     if name in _TEXTS and isinstance(content, str):
         return parse_dose(content, key) if name == "drug_dose" else content
     smallest_allowed = 0.0 if name == "infusion_min" else 1e-9
-    if name not in _TEXTS and is_number(content) and content >= smallest_allowed:
+    if name not in _TEXTS and is_number(content) and smallest_allowed <= content <= _LARGEST:
         return float(content)
     raise InputError(
         "a value of the drug image cannot be used",

@@ -16,11 +16,12 @@ from nanopinn.errors import InputError, OutputError, format_error, replace_param
 from nanopinn.imaging.imaging_data import ImagingInputs
 from nanopinn.io.checkpoint_store import FAILURE_FILE
 from nanopinn.settings import ComparisonSettings, FitSettings, PlanSettings, SimulationSettings
+from nanopinn.studies.treatment_source import study_treatment
 
 FIT = find_command_options(app, ["fit"])
 
 #: Fields of the API that no option of the command sets.
-WITHOUT_OPTION = {"affine", "overrides", "model", "smooth", "formulation", "imaging_h"}
+WITHOUT_OPTION = {"affine", "overrides", "default_hematocrit", "model", "smooth", "imaging_h"}
 
 
 def test_every_option_of_every_command_has_its_parameter() -> None:
@@ -70,6 +71,21 @@ def test_keys_of_a_file_stay_and_fields_of_a_scan_become_options() -> None:
     options = find_command_options(app, ["simulate"])
     assert "field: --dose" in format_error(InputError("wrong", file="a.nii.gz", **named), options)
     assert "field: dose" in format_error(InputError("wrong", file="a.toml", **named), options)
+
+
+def test_a_missing_dose_names_the_option_the_schedule_and_the_sidecar() -> None:
+    settings = FitSettings(formulation="pld", species="mouse")
+    with pytest.raises(InputError) as refused:
+        study_treatment(settings, [{"Units": "ug/mL"}], 3600.0)
+    shown = format_error(refused.value, FIT)
+    assert "field: --drug-dose" in shown
+    assert "Give --drug-dose, or --schedule, or write DrugDose into the sidecars" in shown
+
+
+def test_the_contrast_dose_is_another_option_than_the_dose_of_the_drug() -> None:
+    assert FIT["contrast_dose"] == FIT["overrides.ContrastDose"] == "--contrast-dose"
+    assert FIT["drug_dose"] == "--drug-dose"
+    assert "dose" not in FIT
 
 
 def test_switches_and_nested_names_become_options() -> None:

@@ -176,6 +176,9 @@ def without(*names: str) -> dict[str, Any]:
         ({}, [{**SIDE, "DrugDose": 5.0}], ["DrugDose", "5.0", "unit"]),
         ({}, [{**SIDE, "BodyWeight": "20 g"}], ["BodyWeight", "20 g", "positive number"]),
         ({}, [{**SIDE, "Infusion": -1}], ["Infusion", "-1"]),
+        ({}, [{**SIDE, "Infusion": 1e300}], ["Infusion", "1e+300"]),
+        ({}, [{"Units": ["ug/mL"]}], ["formulation", "not stated"]),
+        ({}, [{**SIDE, "DrugDose": {"mg": 5}}], ["DrugDose", "mg"]),
         ({}, [{**SIDE, "Formulation": 3}], ["Formulation", "3", "text"]),
     ],
 )
