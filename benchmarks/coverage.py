@@ -24,10 +24,10 @@ from nanopinn.cohort.coverage import ParameterRecovery, interval_coverage
 from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.krylov.krylov_engine import fit_krylov
-from nanopinn.inference.pose import pose_problem
 from nanopinn.phantoms.synthetic_study import make_phantom
 from nanopinn.settings import PhantomSettings
 from nanopinn.solvers.grid import average_subcells
+from nanopinn.studies.pose_study import pose_study
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def _fit(study: Path, engine: str) -> dict:
     )
     drug = tuple(str(p) for p in sorted(study.glob("drug_*.nii.gz")))
     began, cpu = time.perf_counter(), time.process_time()
-    posed = pose_problem(make_maps(inputs), FitSettings(drug=drug), "cpu")
+    posed = pose_study(make_maps(inputs), inputs, FitSettings(drug=drug), "cpu")
     fit = (fit_fv if engine == "fv" else fit_krylov)(posed.problem)
     truth = json.loads((study / "truth" / "parameters.json").read_text())["scalars_SI"]
     rows = {}

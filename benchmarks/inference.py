@@ -290,6 +290,7 @@ def liposome_image(folder: Path) -> LiposomeImage:
 
     from nanopinn.parameters import value
     from nanopinn.physics.formulation_library import PH_SENSITIVE
+    from nanopinn.solvers.drug_course import bolus_course
 
     def read(name: str) -> Any:
         return nib.load(folder / f"{name}.nii.gz").get_fdata()
@@ -297,7 +298,8 @@ def liposome_image(folder: Path) -> LiposomeImage:
     scalars = json.loads((folder / "truth" / "parameters.json").read_text())["scalars_SI"]
     (image,) = folder.glob("drug_encapsulated_*h.nii.gz")
     hours = float(image.name.split("_")[2].removesuffix("h.nii.gz"))
-    mask, plasma = read("mask") > 0.5, PH_SENSITIVE.bolus_curves()[0]
+    mask, course = read("mask") > 0.5, bolus_course(PH_SENSITIVE, value("Dose"))
+    plasma = course.bolus_curves()[0]
     blood = read("truth/vp") * float(plasma(torch.tensor(hours * 3600.0, dtype=torch.float64)))
     affine = nib.load(image).affine
     index = np.stack(np.meshgrid(*(np.arange(n) for n in mask.shape), indexing="ij"), -1).reshape(

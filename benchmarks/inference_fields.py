@@ -34,11 +34,12 @@ from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.model_error import map_model_error
 from nanopinn.inference.neural_field import fit_neural
-from nanopinn.inference.pose import PosedProblem, pose_problem
+from nanopinn.inference.pose import PosedProblem
 from nanopinn.inference.problem import EngineFit
 from nanopinn.phantoms.synthetic_study import make_phantom
 from nanopinn.settings import FitSettings, PhantomSettings
 from nanopinn.solvers.grid import average_subcells
+from nanopinn.studies.pose_study import pose_study
 
 Array = NDArray[np.float64]
 
@@ -100,7 +101,7 @@ def degrade_phantom(folder: Path, study: str) -> Path:
     return out
 
 
-def pose_study(folder: Path, options: dict[str, Any]) -> PosedProblem:
+def pose_folder(folder: Path, options: dict[str, Any]) -> PosedProblem:
     # the arrival cannot be fitted if the frames do not show the bolus; it is given instead
     arrival: dict[str, Any] = {"delay": 0.0} if folder.name.endswith("late") else {}
     inputs = ImagingInputs(
@@ -113,7 +114,7 @@ def pose_study(folder: Path, options: dict[str, Any]) -> PosedProblem:
     settings = FitSettings(
         engine="fv", drug=tuple(str(p) for p in sorted(folder.glob("drug_*.nii.gz"))), **options
     )
-    return pose_problem(make_maps(inputs), settings, "cpu")
+    return pose_study(make_maps(inputs), inputs, settings, "cpu")
 
 
 def fit_posed(posed: PosedProblem, options: dict[str, Any]) -> EngineFit:
@@ -186,7 +187,7 @@ def run(work: Path, study: str, seed: int, length: float) -> None:
         if path.exists():
             continue
         began = time.perf_counter()
-        posed = pose_study(folder, options)
+        posed = pose_folder(folder, options)
         fit = fit_posed(posed, options)
         content = {
             "study": study,

@@ -12,10 +12,12 @@ import time
 import torch
 from torch import Tensor
 
+from nanopinn.parameters import value
 from nanopinn.physics.drug_pools import FULL_POOLS, DrugPoolOptions, drug_pools
 from nanopinn.physics.formulation_library import PEGYLATED
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel
+from nanopinn.solvers.drug_course import bolus_course
 from nanopinn.solvers.krogh import krogh_interval, solve_cylinders, vessel_pools
 from nanopinn.solvers.krogh_geometry import KroghCylinders
 from nanopinn.solvers.nonlinear_pools import Tolerance
@@ -43,7 +45,7 @@ def main() -> None:
         )
     )
     cylinders = KroghCylinders.from_plasma_volume(model.maps.v_p.flatten())
-    encapsulated, free = PEGYLATED.bolus_curves()
+    encapsulated, free = bolus_course(PEGYLATED, value("Dose")).bolus_curves()
 
     def plasma(t: float) -> Tensor:
         at = torch.tensor(t, dtype=torch.float64)

@@ -39,10 +39,10 @@ from nanopinn.inference.krylov.orthomin import (
     PressureTangentSystem,
 )
 from nanopinn.inference.krylov.time_basis import TimeBasis
-from nanopinn.inference.pose import pose_problem
 from nanopinn.inference.tumour_problem import Fields
 from nanopinn.phantoms.synthetic_study import make_phantom
 from nanopinn.settings import FitSettings, PhantomSettings
+from nanopinn.studies.pose_study import pose_study
 
 
 @dataclass(frozen=True)
@@ -313,7 +313,7 @@ def fit_phantom(args: argparse.Namespace) -> tuple[InverseProblem, np.ndarray]:
             mask=at / "mask.nii.gz",
         )
         drug = tuple(str(f) for f in sorted(at.glob("drug_*.nii.gz")))
-        problem = pose_problem(make_maps(inputs), FitSettings(drug=drug), "cpu").problem
+        problem = pose_study(make_maps(inputs), inputs, FitSettings(drug=drug), "cpu").problem
     fitted = fit_fv(problem, iterations=args.iterations)
     return fitted.problem, fitted.theta
 

@@ -24,12 +24,12 @@ from nanopinn.imaging.pipeline import make_maps
 from nanopinn.inference.device import choose_device
 from nanopinn.inference.engine_driver import fit_fv
 from nanopinn.inference.gauss_newton import OptimiserState
-from nanopinn.inference.pose import pose_problem
 from nanopinn.io.checkpoint_store import FAILURE_FILE, CheckpointStore, delete_checkpoints
 from nanopinn.phantoms.synthetic_study import make_phantom
 from nanopinn.settings import FitSettings, PhantomSettings
 from nanopinn.studies import fit as workflow
 from nanopinn.studies.fit import run_fit, write_fit
+from nanopinn.studies.pose_study import pose_study
 
 KILLS = Path(__file__).resolve().parents[1] / "benchmarks" / "kills.py"
 SETTINGS = FitSettings(engine="fv", preset="fast", device="cpu")
@@ -89,7 +89,8 @@ def test_two_threads_give_the_same_estimates_within_the_stated_limit(
     phantom: Path, result: Path
 ) -> None:
     torch.set_num_threads(1)
-    problem = pose_problem(make_maps(inputs_in(phantom)), SETTINGS, "cpu").problem
+    inputs = inputs_in(phantom)
+    problem = pose_study(make_maps(inputs), inputs, SETTINGS, "cpu").problem
     torch.set_num_threads(2)
     try:
         again = fit_fv(problem).run.scalars

@@ -303,19 +303,6 @@ class Formulation:
         )
         return PlasmaDrug(encapsulated, free, self.releasable_share, scalar_lookup(values)("fb"))
 
-    def bolus_curves(
-        self, dose_kg: float | None = None
-    ) -> tuple[SumOfExponentials, SumOfExponentials]:
-        """Encapsulated and unbound free drug in plasma after one bolus at time 0, kg/m3.
-
-        Args:
-            dose_kg: amount of the bolus, kg; the table's dose if None.
-        """
-        dose = value("Dose") if dose_kg is None else dose_kg
-        return self.encapsulated_impulse_response().scaled(
-            dose
-        ), self.free_impulse_response().scaled(dose * (1 - value("fb")))
-
     @property
     def responds_to_acid(self) -> bool:
         """Whether the release rate depends on pH."""

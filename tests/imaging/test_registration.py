@@ -27,7 +27,7 @@ from nanopinn.imaging.registration import (
     TransformKind,
     register_images,
 )
-from nanopinn.inference.pose import pose_problem
+from nanopinn.inference.pose import load_drug_images
 from nanopinn.settings import FitSettings
 
 from .conftest import Study, oblique, save, spoiled_gradient_echo
@@ -403,5 +403,5 @@ def test_the_registration_of_every_scan_is_reported_and_refused_if_unknown(
         own_study.folder / "drug.nii.gz", np.ones(own_study.mask.shape), own_study.affine, DRUG
     )
     with pytest.raises(InputError, match="drug"):
-        pose_problem(maps, FitSettings(drug=(str(uniform),)), "cpu")
+        load_drug_images(maps, FitSettings(drug=(str(uniform),)))
     assert ImagingInputs(dce="x", register="rigid").to_config()["imaging"]["register"] == "rigid"

@@ -20,10 +20,11 @@ from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.saved_fit import FittedProblem
 from nanopinn.inference.uncertainty.profile import profile_unknown
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
+from nanopinn.parameters import value
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.progress import ignore_progress
-from nanopinn.solvers.forward import ForwardModel
+from nanopinn.solvers.drug_course import bolus_course
 from nanopinn.solvers.grid import Grid, average_subcells
 from nanopinn.solvers.runge_kutta import SDIRK3
 from nanopinn.solvers.tissue_setting import TissueSetting
@@ -58,7 +59,6 @@ def small_problem(
     t = np.concatenate([[20.0, 22.0], np.arange(24.0, 420.0, 2.0)])
     aif = PlasmaCurve(t, 6.0 * np.exp(-(t - 20) / 60) + 1.0)
     frames = np.arange(0.0, 400.0, 10.0)
-    curves = PH_SENSITIVE.bolus_curves()
     voxels = tumour > 0.5
     count = int(voxels.sum())
     nothing = ContrastObservation(
@@ -88,13 +88,13 @@ def small_problem(
         frame_times=frames,
         contrast=nothing,
         drug=images,
-        plasma=curves,
+        course=bolus_course(PH_SENSITIVE, value("Dose")),
         pH_error_basis=bumps,
         closure_basis=bumps,
         kinetic_covariance=no_spread,
     )
     fine = replace(problem, setting=replace(setting.refined(2), flow_refine=1))
-    fields = fine.solve(truth, ForwardModel(fine.setting, unknowns.scalars), scheme=SDIRK3)
+    fields = fine.solve(truth, fine.forward(), scheme=SDIRK3)
     C, pools = average_subcells(fields.contrast, 2), average_subcells(fields.pools, 2)
     curve = InputCurve(aif, frames)
     apparent = fit_kinetics(extended_tofts, C[:, voxels].T.contiguous(), curve).parameters

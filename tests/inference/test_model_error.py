@@ -24,10 +24,10 @@ class Erring(ForwardModel):
     """
 
     def __init__(self, problem: InverseProblem, balance: str, e: torch.Tensor) -> None:
-        super().__init__(problem.setting, problem.unknowns.scalars)
+        super().__init__(problem.setting, problem.unknowns.scalars, course=problem.course)
         self.balance, self.e = balance, e
 
-    def linearise_pools(self, kind, theta, flow, segment=0):
+    def linearise_pools(self, kind, theta, flow, segment=None):
         pools, operator, tangents = super().linearise_pools(kind, theta, flow, segment)
         inflow, reaction = dict(operator.inflow), dict(operator.reaction)
         if (kind, self.balance) in (("contrast", "contrast"), ("drug", "encapsulated")):

@@ -36,7 +36,10 @@ def varying() -> tuple[InverseProblem, torch.Tensor]:
         return {**p.unknowns.scalars(th), "permeability": torch.ones(1, dtype=torch.float64)}
 
     pools = average_subcells(
-        fine.solve(truth, ForwardModel(fine.setting, scalars), scheme=SDIRK3).pools, 2
+        fine.solve(
+            truth, ForwardModel(fine.setting, scalars, course=p.course), scheme=SDIRK3
+        ).pools,
+        2,
     )
     generator = torch.Generator().manual_seed(4)
     drug = []

@@ -23,14 +23,16 @@ from nanopinn.inference.saved_fit import FittedProblem, fit_from_bytes, fit_to_b
 from nanopinn.inference.uncertainty.identifiability import describe_limits, linearise_at_prior
 from nanopinn.inference.unknown_fields import add_unknown_functions, without_unknown_functions
 from nanopinn.inference.unknowns import RELEASE_SD, PiecewiseConstantFunction, Unknown, UnknownSet
+from nanopinn.parameters import value
 from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.settings import FitSettings
-from nanopinn.solvers.drug_forward import solve_drug_for_tissues
+from nanopinn.solvers.drug_course import bolus_course
+from nanopinn.solvers.drug_forward import solve_drug, solve_drug_for_tissues
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.grid import Grid, average_subcells
-from nanopinn.solvers.integrate import split_at_jumps
+from nanopinn.solvers.integrate import drug_nodes, split_at_jumps
 from nanopinn.solvers.runge_kutta import SDIRK3
 from nanopinn.solvers.tissue_setting import TissueSetting
 from tests.variants import for_each
@@ -60,9 +62,7 @@ def stepped(problem: InverseProblem, step: float) -> InverseProblem:
     theta = problem.unknowns.prior_mean
     theta[problem.unknowns.names.index("release_1")] = step
     fine = replace(problem, setting=replace(problem.setting.refined(2), flow_refine=1))
-    pools = fine.solve(
-        theta, ForwardModel(fine.setting, problem.unknowns.scalars), scheme=SDIRK3
-    ).pools
+    pools = fine.solve(theta, fine.forward(), scheme=SDIRK3).pools
     generator, images = torch.Generator().manual_seed(3), []
     for d in problem.drug:
         image = d.predict(
@@ -143,11 +143,10 @@ def test_the_adjoint_gradient_equals_the_gradient_from_the_tangents(problem) -> 
 def test_multipliers_of_one_change_only_the_time_nodes(plain, problem) -> None:
     nodes = problem.drug_times
     assert 3 * HOUR in nodes
-    one, segments = (ForwardModel(p.setting, p.unknowns.scalars) for p in (plain, problem))
     runs = []
-    for p, forward in ((plain, one), (problem, segments)):
-        theta = p.tensor(p.unknowns.prior_mean)
-        runs.append(forward.solve_drug(theta, forward.solve_flow(theta), p.plasma, nodes))
+    for p in (plain, problem):
+        forward, theta = p.forward(), p.tensor(p.unknowns.prior_mean)
+        runs.append(solve_drug(forward, theta, forward.solve_flow(theta), nodes))
     # the first stage after a jump is evaluated again: 1e-4 from the error of a step
     torch.testing.assert_close(runs[1].U, runs[0].U, rtol=1e-4, atol=1e-5 * float(runs[0].U.max()))
     assert runs[1].balance.error < 1e-9
@@ -165,7 +164,7 @@ def test_tangents_at_selected_times_keep_the_requested_order(
     ]
     asked = [len(nodes) - 2, 0, *jumps, 5, len(nodes) - 1, 5]
     every, some = (
-        forward.solve_drug(theta, flow, p.plasma, nodes, tol=1e-7, tangents_at=at).tangents
+        solve_drug(forward, theta, flow, nodes, tol=1e-7, tangents_at=at).tangents
         for at in (None, asked)
     )
     assert every is not None
@@ -184,12 +183,12 @@ def test_tissues_integrated_together_equal_tissues_integrated_alone(
     if which == "problem":
         theta[p.unknowns.names.index("release_1")] = 0.7
     others = (maps, replace(maps, pH=maps.pH - 0.3), replace(maps, phi=1.2 * maps.phi))
-    forwards = [ForwardModel(replace(p.setting, maps=m), p.unknowns.scalars) for m in others]
+    forwards = [replace(p, setting=replace(p.setting, maps=m)).forward() for m in others]
     flow, nodes = forwards[0].solve_flow(theta), p.drug_times
-    together = solve_drug_for_tissues(forwards, theta, flow, p.plasma, nodes)
+    together = solve_drug_for_tissues(forwards, theta, flow, nodes)
     assert together.shape[:2] == (len(nodes), len(forwards))
     for i, forward in enumerate(forwards):
-        alone = forward.solve_drug(theta, flow, p.plasma, nodes).U
+        alone = solve_drug(forward, theta, flow, nodes).U
         torch.testing.assert_close(together[:, i], alone, rtol=0, atol=1e-8 * float(alone.max()))
         assert i == 0 or float((together[:, i] - together[:, 0]).norm()) > 1e-3 * float(
             alone.norm()
@@ -231,22 +230,23 @@ def test_a_cell_whose_release_jumps_agrees_with_another_integrator() -> None:
         for k in (0, 1)
     ]
     assert rates[1] == pytest.approx(3 * rates[0], rel=1e-14)
-    nodes = setting.drug_nodes([1 * HOUR, 8 * HOUR])
+    nodes = drug_nodes([1 * HOUR, 8 * HOUR], jumps_s=setting.release_jump_times_s)
     assert split_at_jumps(nodes, setting.release_jump_times_s)[1][0] == 2 * HOUR
     model = {"release_1": 3.0, "q": 1e-30}
+    course = bolus_course(PH_SENSITIVE, value("Dose"))
     forward = ForwardModel(
-        setting, lambda _: {k: torch.tensor(v, dtype=torch.float64) for k, v in model.items()}
+        setting,
+        lambda _: {k: torch.tensor(v, dtype=torch.float64) for k, v in model.items()},
+        course=course,
     )
     none = torch.zeros(0, dtype=torch.float64)
-    U = (
-        forward.solve_drug(none, forward.solve_flow(none), PH_SENSITIVE.bolus_curves(), nodes)
-        .U[:, :, 1, 1, 1]
-        .numpy()
-    )
+    flow = forward.solve_flow(none)
+    U = solve_drug(forward, none, flow, nodes).U[:, :, 1, 1, 1].numpy()
 
     # one cell by another integrator, with the wall influx of the same operator
-    pools = [forward.assemble_pools("drug", none, forward.solve_flow(none).p, k) for k in (0, 1)]
-    curves = PH_SENSITIVE.bolus_curves()
+    segments = course.segments(nodes[-1], setting.release_jump_times_s)
+    pools = [forward.assemble_pools("drug", none, flow.p, s) for s in segments]
+    curves = course.bolus_curves()
 
     def rate(k):
         def of(t, y):

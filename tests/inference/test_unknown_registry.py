@@ -74,4 +74,4 @@ def test_defaults_and_priors_are_those_of_the_table() -> None:
 
 def test_positions_of_the_random_numbers_are_unique() -> None:
     positions = [s.phantom.position for s in SCALARS.values() if s.phantom is not None]
-    assert sorted(positions) == list(range(len(SCALARS)))
+    assert sorted(positions) == list(range(len(positions)))

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from nanopinn.parameters import default_scalars
+from nanopinn.parameters import default_scalars, value
 from nanopinn.physics.drug_pools import FULL_POOLS, drug_pools
+from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.adjoint import gradient_by_adjoint
 from nanopinn.solvers.derivatives import propagate_tangent, solve_adjoint
+from nanopinn.solvers.drug_course import bolus_course
 from nanopinn.solvers.forward import ForwardModel
 from nanopinn.solvers.nonlinear_pools import EvolutionResult, Tolerance, integrate_adaptive
 from nanopinn.solvers.operator import Interval
@@ -187,7 +189,9 @@ def test_the_gradient_of_scalars_equals_their_tangents() -> None:
     theta = torch.zeros(len(names), dtype=torch.float64)
     base = {n: default_scalars()[n] for n in names}
     forward = ForwardModel(
-        setting, lambda th: {n: base[n] * torch.exp(v) for n, v in zip(names, th, strict=True)}
+        setting,
+        lambda th: {n: base[n] * torch.exp(v) for n, v in zip(names, th, strict=True)},
+        course=bolus_course(PH_SENSITIVE, value("Dose")),
     )
     flow = forward.solve_flow(theta, tangents=True)
     pools, operator, tangents = forward.linearise_pools("drug", theta, flow)
@@ -211,5 +215,11 @@ def test_the_gradient_of_scalars_equals_their_tangents() -> None:
         for j in range(len(names))
     ]
     (grad_operator,), _ = solve_adjoint(run, weights)
-    backward = gradient_by_adjoint(forward, theta, flow, {"drug": [grad_operator.operator]})[0]
+    backward = gradient_by_adjoint(
+        forward,
+        theta,
+        flow,
+        {"drug": [grad_operator.operator]},
+        drug_segments=forward.course.segments(24 * HOUR),
+    )[0]
     assert backward.tolist() == pytest.approx(forwards, rel=1e-10)

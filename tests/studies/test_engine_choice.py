@@ -69,10 +69,11 @@ def test_pinn_on_voxels_says_that_krylov_runs(
     monkeypatch: pytest.MonkeyPatch, engine: str, said: bool
 ) -> None:
     limits: list[str] = []
+    problem = SimpleNamespace(course=None)
     kept: list[PosedProblem] = []
     monkeypatch.setattr(study, "_fit_identity", lambda *_: {})
     monkeypatch.setattr(study, "make_maps", lambda *_: SimpleNamespace(read={}, file_hashes={}))
-    monkeypatch.setattr(study, "pose_problem", lambda *_: PosedProblem(None, None, ()))  # type: ignore[arg-type]
+    monkeypatch.setattr(study, "pose_study", lambda *_: PosedProblem(problem, None, ()))  # type: ignore[arg-type]
     monkeypatch.setattr(study, "_identifiability_statements", lambda *_: ("p_e keeps its prior.",))
     monkeypatch.setattr(
         study, "_infer_with_cpu_fallback", lambda imaging, posed, *_: kept.append(posed)

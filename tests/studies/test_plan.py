@@ -30,6 +30,8 @@ from nanopinn.results import Plan
 from nanopinn.settings import FitSettings, PhantomSettings
 from nanopinn.studies.plan import expected_observations, parse_planned_image
 from nanopinn.studies.planned_scan import simulate_planned_scan
+from nanopinn.studies.pose_study import pose_study
+from nanopinn.studies.treatment_source import example_settings, study_treatment
 from tests.variants import for_each
 
 SMALL = PlanSettings(tumour_mm=(3.6, 3.6, 3.6), voxel_mm=(0.7, 0.7, 0.7), frames=40, draws=1)
@@ -37,6 +39,7 @@ IMAGES = tuple(
     parse_planned_image(t, 0.05, "--drug")
     for t in ("encapsulated@2", "released@2:10%", "released@12:0.5ug/mL")
 )
+TREATMENT = study_treatment(example_settings(SMALL), (), 12 * 3600.0)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,7 @@ def planned() -> tuple[InverseProblem, Fields, ExperimentDesign]:
         [i.to_blank_image(imaging.mask.shape) for i in IMAGES],
         FitSettings(preset="fast"),
         "cpu",
+        TREATMENT,
     ).problem
     theta = problem.unknowns.prior_mean
     fields = problem.solve(theta, problem.forward(), tangents=True)
@@ -245,17 +249,18 @@ def real_fits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, EngineFit]:
     and with one image.
     """
     folder = make_phantom(tmp_path_factory.mktemp("phantom") / "study", PHANTOM)
-    imaging = make_maps(
-        ImagingInputs(
-            dce=folder / "dce.nii.gz",
-            cest=folder / "ph.nii.gz",
-            mask=folder / "mask.nii.gz",
-            vfa=tuple(folder.glob("vfa_*.gz")),
-        )
+    inputs = ImagingInputs(
+        dce=folder / "dce.nii.gz",
+        cest=folder / "ph.nii.gz",
+        mask=folder / "mask.nii.gz",
+        vfa=tuple(folder.glob("vfa_*.gz")),
     )
+    imaging = make_maps(inputs)
     image = str(folder / "drug_encapsulated_2h.nii.gz")
     return {
-        name: fit_fv(pose_problem(imaging, FitSettings(preset="fast", drug=drug), "cpu").problem)
+        name: fit_fv(
+            pose_study(imaging, inputs, FitSettings(preset="fast", drug=drug), "cpu").problem
+        )
         for name, drug in (("DCE alone", ()), ("with an image", (image,)))
     }
 
@@ -271,7 +276,11 @@ def plan_of_them(real_fits: dict[str, EngineFit]) -> ExperimentDesign:
         parse_planned_image("encapsulated@2", 0.05, "--drug"),
     )
     problem = pose_problem(
-        imaging, [image.to_blank_image(imaging.mask.shape)], FitSettings(preset="fast"), "cpu"
+        imaging,
+        [image.to_blank_image(imaging.mask.shape)],
+        FitSettings(preset="fast"),
+        "cpu",
+        TREATMENT,
     ).problem
     theta = real_fits["with an image"].theta
     fields = problem.solve(theta, problem.forward(), tangents=True)
