@@ -74,7 +74,11 @@ def test_pinn_on_voxels_says_that_krylov_runs(
     monkeypatch.setattr(study, "_fit_identity", lambda *_: {})
     monkeypatch.setattr(study, "make_maps", lambda *_: SimpleNamespace(read={}, file_hashes={}))
     monkeypatch.setattr(study, "pose_study", lambda *_: PosedProblem(problem, None, ()))  # type: ignore[arg-type]
-    monkeypatch.setattr(study, "_identifiability_statements", lambda *_: ("p_e keeps its prior.",))
+    monkeypatch.setattr(
+        study,
+        "_identifiability_statements",
+        lambda posed, *_: (posed, ("p_e keeps its prior.",)),
+    )
     monkeypatch.setattr(
         study, "_infer_with_cpu_fallback", lambda imaging, posed, *_: kept.append(posed)
     )
