@@ -181,6 +181,24 @@ def test_ktrans_of_the_sample_is_within_10_percent_of_the_truth(sample_maps: Pat
 
 
 @pytest.mark.cest
+def test_a_ph_map_alone_gives_its_maps_and_a_fit_names_the_series(tmp_path: Path) -> None:
+    inputs = ("--cest", SAMPLE / "ph.nii.gz", "--mask", SAMPLE / "mask.nii.gz")
+    result = nanopinn("maps", *inputs, "-o", tmp_path / "out", "-q")
+    assert result.returncode == 0, result.stderr
+    assert "There is no DCE series" in result.stdout
+    assert (tmp_path / "out" / "imaging.html").is_file()
+    assert {p.name for p in (tmp_path / "out" / "maps").glob("*.nii.gz")} == {
+        f"{name}.nii.gz" for name in ("mask", "pH", "pH_std", "pH_validity")
+    }
+    fit = nanopinn("fit", *inputs, "-o", tmp_path / "fit", "-q")
+    assert fit.returncode == 2
+    assert "--dce" in fit.stderr
+    nothing = nanopinn("maps", "-o", tmp_path / "none", "-q")
+    assert nothing.returncode == 3
+    assert "--dce, or --cest alone" in nothing.stderr
+
+
+@pytest.mark.cest
 def test_z_spectra_of_the_sample_give_its_ph(tmp_path: Path) -> None:
     inputs = [
         "--dce",
