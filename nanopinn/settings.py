@@ -169,7 +169,7 @@ class PhantomSettings(StudySettings):
         snr: baseline signal over noise standard deviation, per voxel and frame.
         ph_noise: noise standard deviation of a voxel of the pH map.
         length_scale_mm: hydraulic length l, mm; None: drawn from its prior.
-        drug_times_h: times of the drug images, hours after the dose.
+        drug_times_h: times of the drug images, hours after the first dose.
         drug_noise: noise standard deviation over the largest value of each drug image.
         refine: cells of the solution per voxel edge.
         conductivity_sd: standard deviation of ln K over the tumour, smooth over 1.5 mm.
@@ -189,7 +189,9 @@ class PhantomSettings(StudySettings):
     snr: float = Field(default=60.0, gt=0)
     ph_noise: float = Field(default=0.1, ge=0)
     length_scale_mm: float | None = Field(default=None, gt=0)
-    drug_times_h: tuple[float, ...] = (2.0, 24.0)
+    drug_times_h: tuple[Annotated[float, Field(gt=0, le=1440)], ...] = Field(
+        default=(2.0, 24.0), min_length=1
+    )
     drug_noise: float = Field(default=0.05, ge=0)
     refine: int = Field(default=3, ge=2, le=4)
     conductivity_sd: float = Field(default=0.0, ge=0)

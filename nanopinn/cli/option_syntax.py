@@ -91,16 +91,27 @@ def parse_minutes(text: str | None) -> tuple[float, ...] | None:
     Raises:
         InputError: a word is no number.
     """
-    if text is None or text.strip().lower() == "none":
-        return None if text is None else ()
+    if text is not None and text.strip().lower() == "none":
+        return ()
+    return parse_numbers(text, "heating_min", "minutes separated by commas, or none")
+
+
+def parse_numbers(text: str | None, field: str, expected: str) -> tuple[float, ...] | None:
+    """Parse numbers separated by commas; None stays None.
+
+    Args:
+        text: of the option.
+        field: name of the parameter in errors.
+        expected: what the numbers are, in errors.
+
+    Raises:
+        InputError: a word is no number.
+    """
     try:
-        return tuple(float(word) for word in text.split(","))
+        return None if text is None else tuple(float(word) for word in text.split(","))
     except ValueError:
         raise InputError(
-            "the durations of heating cannot be read",
-            field="heating_min",
-            found=text,
-            expected="minutes separated by commas, or none",
+            "the numbers cannot be read", field=field, found=text, expected=expected
         ) from None
 
 

@@ -54,6 +54,12 @@ def phantom(
     drug_noise: Annotated[
         float, typer.Option(help="Noise SD relative to the largest value of each drug image.")
     ] = 0.05,
+    drug_times_h: Annotated[
+        str | None,
+        typer.Option(
+            "--drug-times", help="Hours of the drug images after the first dose. Default: 2,24."
+        ),
+    ] = None,
     ph_noise: Annotated[float, typer.Option(help="Noise SD of a voxel of the pH map.")] = 0.1,
     refine: Annotated[
         int,
@@ -85,6 +91,7 @@ def phantom(
     quiet: Quiet = False,
 ) -> None:
     """Write a synthetic study with its truth, solved on a finer grid and by another scheme."""
+    from nanopinn.cli.option_syntax import parse_numbers
     from nanopinn.phantoms.synthetic_study import make_phantom, make_phantom_dataset
     from nanopinn.settings import PhantomSettings
 
@@ -94,6 +101,7 @@ def phantom(
         "shape": shape,
         "snr": snr,
         "drug_noise": drug_noise,
+        "drug_times_h": parse_numbers(drug_times_h, "drug_times_h", "hours separated by commas"),
         "ph_noise": ph_noise,
         "refine": refine,
         "conductivity_sd": conductivity_sd,
