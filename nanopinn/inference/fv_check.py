@@ -26,6 +26,7 @@ from nanopinn.inference.model_error import (
 from nanopinn.inference.problem import Prediction
 from nanopinn.inference.systematic import ModelError
 from nanopinn.inference.tumour_problem import Fields
+from nanopinn.inference.uncertainty.prior_conflict import PriorConflict, compare_with_priors
 from nanopinn.parameters import value
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results import CheckItem, CheckResult
@@ -100,6 +101,7 @@ def check_fit(
         items.append(_balance(fields.balance))
         if not options.saturable:
             items.append(_linearity(pools[:, options.pools.index("free")][:, inside]))
+    items += _prior_conflict(compare_with_priors(problem, theta, fitted))
     exact = without_model_error(problem)
     items += [_misfit(name, chi2, n) for name, (chi2, n) in exact.blocks(on_voxels).items()]
     items += [_model_error(m, problem.model_error) for m in map_model_error(problem, fitted.fields)]
@@ -164,6 +166,25 @@ def _shift(
         SHIFT_LIMIT,
         "Gauss-Newton step on the refined grid",
     )
+
+
+def _prior_conflict(found: PriorConflict) -> list[CheckItem]:
+    """Whether the data contradict the priors of unknowns and shared errors."""
+    worst = max(found.shifts, key=lambda s: abs(s.shift))
+    where = (
+        f"largest shift: {worst.label}, {worst.shift:+.1f} prior sd; it may mean {worst.meaning}"
+    )
+    return [
+        _item(
+            f"prior against data, chi2 of {found.degrees} directions",
+            found.statistic,
+            found.statistic_limit,
+            where,
+        ),
+        _item(
+            "largest shift from a prior, predictive sd", found.largest, found.largest_limit, where
+        ),
+    ]
 
 
 def _balance(error: float) -> CheckItem:

@@ -159,8 +159,10 @@ def minimise(
         on_step(k, theta, quadratic)
         if converged(quadratic):
             return OptimisationRun(theta, quadratic, tuple(history), True, k + 1)
-        for _ in range(control.attempts):
-            trial = _trial_point(theta, quadratic, damping, largest_step, previous_step, control)
+        for attempt in range(control.attempts):
+            # a limited reversal need not be a descent direction, however small the damped step is
+            before = previous_step if attempt < control.attempts // 2 else None
+            trial = _trial_point(theta, quadratic, damping, largest_step, before, control)
             if trial is not None and value_at(trial) <= quadratic.objective:
                 if control.limit_reversals:
                     previous_step = PreviousStep(trial - theta, quadratic.full_step)

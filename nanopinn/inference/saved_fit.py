@@ -17,6 +17,7 @@ from nanopinn.errors import InputError
 from nanopinn.inference.inverse_problem import SERIALISABLE_PARTS, InverseProblem
 from nanopinn.inference.nuisance_scales import AifScaleProblem
 from nanopinn.inference.problem import EngineFit, Linearisation, Objective, ResidualProblem
+from nanopinn.inference.uncertainty.prior_conflict import ConsideredPosterior
 from nanopinn.io.safe_open import is_file, read_bytes
 from nanopinn.io.serialize import MAX_FILE_BYTES, from_bytes, to_bytes
 from nanopinn.io.volumes import write_bytes
@@ -28,6 +29,7 @@ from nanopinn.results import (
     FieldEstimate,
     FitResult,
     MapEstimate,
+    PriorShift,
     Profile,
     ScalarEstimate,
     StartResult,
@@ -48,6 +50,7 @@ class FittedProblem:
         aif_sd: prior sd of the logarithm of the arterial input's scale where that is an unknown; 0
             otherwise.
         log_scale: its estimate.
+        considered: posterior of the parameters that were considered and not estimated.
         expansion: residual and Jacobian at the estimate, where they are at hand; see
             :attr:`tangents`.
     """
@@ -56,6 +59,7 @@ class FittedProblem:
     theta: Array
     aif_sd: float = 0.0
     log_scale: float = 0.0
+    considered: ConsideredPosterior = ConsideredPosterior()
     expansion: Linearisation | None = field(
         default=None, repr=False, compare=False, metadata={"saved": False}
     )
@@ -114,11 +118,13 @@ _SERIALISABLE_CLASSES: tuple[type, ...] = (
     *SERIALISABLE_PARTS,
     CheckItem,
     CheckResult,
+    ConsideredPosterior,
     Curve,
     EngineRun,
     FieldEstimate,
     FitResult,
     MapEstimate,
+    PriorShift,
     Profile,
     ScalarEstimate,
     StartResult,

@@ -37,8 +37,23 @@ def format_summary(fit: FitResult) -> str:
             f"  {partner}"
         )
     return "\n".join(
-        [*lines, *(describe_profile(p) for p in fit.profiles.values()), describe_information(fit)]
+        [
+            *lines,
+            *(describe_profile(p) for p in fit.profiles.values()),
+            describe_information(fit),
+            *describe_prior_shifts(fit),
+        ]
     )
+
+
+def describe_prior_shifts(fit: FitResult) -> list[str]:
+    """A sentence for each estimate that lies beyond two standard deviations of its prior."""
+    flagged = sorted((s for s in fit.prior_shifts if s.flagged), key=lambda s: -abs(s.shift))
+    return [
+        f"Prior against data: {s.label} lies {abs(s.shift):.1f} prior sd"
+        f" {'above' if s.shift > 0 else 'below'} its prior. This may come from {s.meaning}."
+        for s in flagged
+    ]
 
 
 def describe_information(fit: FitResult) -> str:

@@ -222,6 +222,7 @@ def render_report(imaging: ImagingMaps, fit: FitResult) -> str:
         engines=engines,
         information=describe_information(fit),
         partners=_correlation_partners(fit),
+        conflicts=describe_prior_shifts(fit),
         profile_texts=[describe_profile(p) for p in fit.profiles.values()],
     )
 

@@ -91,6 +91,34 @@ class ScalarEstimate:
         return central_interval(self.prior_median, self.prior_sd, self.scale, z)
 
 
+#: Distance of an estimate from its prior, in prior standard deviations, beyond which it is flagged.
+FLAGGED_SHIFT = 2.0
+
+
+@dataclass(frozen=True)
+class PriorShift:
+    """Distance of an unknown or a systematic error from its prior.
+
+    Attributes:
+        name: key.
+        label: name in tables.
+        shift: estimate less the prior median, in prior standard deviations.
+        remaining_sd: posterior over prior standard deviation.
+        meaning: what a large shift may mean.
+    """
+
+    name: str
+    label: str
+    shift: float
+    remaining_sd: float
+    meaning: str
+
+    @property
+    def flagged(self) -> bool:
+        """Whether the estimate lies far from its prior."""
+        return abs(self.shift) > FLAGGED_SHIFT
+
+
 @dataclass(frozen=True)
 class StrongestCorrelation:
     """The unknown that changes most, in posterior standard deviations, when another one changes.
@@ -386,6 +414,7 @@ class FitResult:
         fitted_problem: the problem as it was at the estimate, a
             :class:`nanopinn.inference.saved_fit.FittedProblem`; None where it is not stored.
         vectors: vector fields by name.
+        prior_shifts: distance of every unknown and shared systematic error from its prior.
     """
 
     scalars: tuple[ScalarEstimate, ...]
@@ -403,6 +432,7 @@ class FitResult:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     fitted_problem: object | None = field(default=None, repr=False)
     vectors: Mapping[str, VectorEstimate] = field(default_factory=dict)
+    prior_shifts: tuple[PriorShift, ...] = ()
 
     def __getitem__(self, name: str) -> ScalarEstimate:
         return next(s for s in self.scalars if s.name == name)

@@ -55,6 +55,7 @@ from nanopinn.inference.uncertainty.laplace_check import (
     CheckedPosterior,
     check_laplace_approximation,
 )
+from nanopinn.inference.uncertainty.prior_conflict import compare_with_priors
 from nanopinn.inference.uncertainty.profile import profile_unknown
 from nanopinn.inference.unknown_fields import without_unknown_functions
 from nanopinn.io.checkpoint_store import CheckpointStore, ResumeMode, run_identity
@@ -295,6 +296,8 @@ def run_inference(
     last = end.fitted
     posterior = _check_posterior(end, settings, seconds, progress)
     check = check_fit(last.problem, last.theta, last.prediction, progress=progress)
+    conflict = compare_with_priors(last.problem, last.theta, last.prediction)
+    at_estimate = replace(end.fitted_problem, considered=conflict.considered)
     seconds = {
         **seconds,
         **{name: f.run.seconds for name, f in fits.items()},
@@ -330,7 +333,8 @@ def run_inference(
         mask=imaging.mask,
         seconds=seconds,
         profiles=profiles,
-        fitted_problem=end.fitted_problem,
+        fitted_problem=at_estimate,
+        prior_shifts=conflict.shifts,
         vectors=derive_vectors(posed, last),
     )
 
