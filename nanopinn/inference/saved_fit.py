@@ -50,7 +50,8 @@ class FittedProblem:
         aif_sd: prior sd of the logarithm of the arterial input's scale where that is an unknown; 0
             otherwise.
         log_scale: its estimate.
-        considered: posterior of the parameters that were considered and not estimated.
+        considered: posterior of the parameters that were considered and not estimated; None
+            before the check of the fit.
         expansion: residual and Jacobian at the estimate, where they are at hand; see
             :attr:`tangents`.
     """
@@ -59,7 +60,7 @@ class FittedProblem:
     theta: Array
     aif_sd: float = 0.0
     log_scale: float = 0.0
-    considered: ConsideredPosterior = ConsideredPosterior()
+    considered: ConsideredPosterior | None = None
     expansion: Linearisation | None = field(
         default=None, repr=False, compare=False, metadata={"saved": False}
     )

@@ -31,7 +31,11 @@ from nanopinn.io.safe_open import is_file, read_json
 from nanopinn.io.serialize import check_fields
 from nanopinn.io.volumes import write_bytes, write_json, write_volume
 from nanopinn.report.figures import as_data_uri, fit_figures, imaging_figures, input_figures
-from nanopinn.report.fit_summary import describe_information, describe_profile
+from nanopinn.report.fit_summary import (
+    describe_information,
+    describe_prior_shifts,
+    describe_profile,
+)
 from nanopinn.report.result_files import (
     format_columns,
     format_tsv,
@@ -328,7 +332,8 @@ def _write_parameters(folder: Path, fit: FitResult) -> None:
         "engines": engines,
         "engine_distance_in_posterior_sd": dict(fit.engine_distance),
         "assumptions": list(fit.assumptions),
-        "in_words": describe_information(fit),
+        "prior_shifts": [asdict(s) | {"flagged": s.flagged} for s in fit.prior_shifts],
+        "in_words": " ".join([describe_information(fit), *describe_prior_shifts(fit)]),
     }
     write_json(folder / "parameters.json", content)
     write_bytes(folder / "parameters.tsv", format_tsv(rows))

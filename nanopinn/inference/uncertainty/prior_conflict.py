@@ -1,0 +1,226 @@
+"""Prior against data: how far the estimates of unknowns and of systematic errors lie from their
+priors, and whether the data contradict the priors.
+
+With whitened tangents A of all unknowns and errors, in prior standard deviations, the posterior
+precision is ``H = 1 + A'A``. If the model and its priors hold, the posterior mean m of a subset S
+has the prior-predictive covariance ``V = (1 - H^-1)_SS``, so that
+
+    T = m_S' V^-1 m_S
+
+is chi-squared with as many degrees of freedom as V has directions. Each component is compared as
+``m_j / sqrt(V_jj)`` with a standard normal. S holds the unknowns and every error that is shared:
+scales of images, considered parameters and the shared error of the pH map.
+
+References:
+    Evans and Moshonov, Bayesian Analysis 1:893 (2006): checking for prior-data conflict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import chi2, norm
+
+from nanopinn.inference.error_effects import scaled_quantities
+from nanopinn.inference.problem import Prediction
+from nanopinn.inference.tumour_problem import Fields, TumourProblem
+from nanopinn.parameters import PARAMETERS
+from nanopinn.results import PriorShift
+
+Array = NDArray[np.float64]
+
+#: Probability of a larger statistic below which a fit is in conflict with its priors.
+CONFLICT_PROBABILITY = 1e-3
+#: Share of its prior variance below which the data say nothing about a direction.
+MIN_INFORMED_SHARE = 1e-3
+
+
+@dataclass(frozen=True)
+class ConsideredPosterior:
+    """Posterior of the considered parameters, in standard normal deviates of their distributions.
+
+    Attributes:
+        symbols: of the parameters.
+        mean: ``(k,)``.
+        covariance: ``(k, k)``, the unknowns eliminated.
+    """
+
+    symbols: tuple[str, ...]
+    mean: Array
+    covariance: Array
+
+
+@dataclass(frozen=True)
+class PriorConflict:
+    """Comparison of the estimates with their priors.
+
+    Attributes:
+        shifts: of every unknown and shared error.
+        statistic: T.
+        degrees: of freedom of T.
+        statistic_limit: value of T that is exceeded with :data:`CONFLICT_PROBABILITY`.
+        largest: largest shift over its prior-predictive standard deviation.
+        largest_limit: of that, for all shifts together.
+        considered: posterior of the considered parameters.
+    """
+
+    shifts: tuple[PriorShift, ...]
+    statistic: float
+    degrees: int
+    statistic_limit: float
+    largest: float
+    largest_limit: float
+    considered: ConsideredPosterior
+
+
+def compare_with_priors(
+    problem: TumourProblem, theta: Array, fitted: Prediction[Fields]
+) -> PriorConflict:
+    """Compare the estimates of a fit with their priors.
+
+    Args:
+        problem: with its systematic errors at the end of the fit.
+        theta: estimate, ``(m,)``.
+        fitted: fields with their tangents.
+    """
+    errors, fields, unknowns = problem.errors, fitted.fields, problem.unknowns
+    assert errors is not None
+    assert fields.d_contrast is not None
+    J = replace(problem, errors=None).jacobian(fields.d_contrast, fields.d_pools)
+    J = J * problem.tensor(unknowns.prior_sd)
+    curves = problem.contrast.residual(fields.contrast).reshape(-1)
+    blocks, estimates = [errors.contrast], [errors.contrast.conditional_estimate(curves)]
+    if fields.pools is not None:
+        images = problem.drug_misfit(fields.pools)
+        blocks.append(errors.drug)
+        estimates.append(errors.drug.conditional_estimate(images))
+    E = torch.block_diag(*(b.effect for b in blocks))
+    A = torch.cat([J, E], dim=1).cpu().numpy()
+    mean = np.concatenate(
+        [
+            (theta - unknowns.prior_mean) / unknowns.prior_sd,
+            *(e.cpu().numpy() for e in estimates),
+        ]
+    )
+    posterior = np.linalg.inv(np.eye(len(mean)) + A.T @ A)
+    at, shifts = _shared(problem, mean, posterior)
+    predictive = np.eye(len(at)) - posterior[np.ix_(at, at)]
+    shares, axes = np.linalg.eigh(predictive)
+    known = shares > MIN_INFORMED_SHARE
+    statistic = float(((axes.T @ mean[at])[known] ** 2 / shares[known]).sum())
+    variance = np.diag(predictive)
+    seen = variance > MIN_INFORMED_SHARE
+    z = np.abs(mean[at][seen]) / np.sqrt(variance[seen])
+    degrees = int(known.sum())
+    return PriorConflict(
+        shifts,
+        statistic,
+        degrees,
+        float(chi2.isf(CONFLICT_PROBABILITY, max(degrees, 1))),
+        float(z.max(initial=0.0)),
+        float(norm.isf(CONFLICT_PROBABILITY / 2 / max(int(seen.sum()), 1))),
+        _considered_posterior(problem, mean, posterior),
+    )
+
+
+def _first_columns(problem: TumourProblem) -> tuple[int, int]:
+    """Number of the first column of the errors of the curves, and of those of the images."""
+    assert problem.errors is not None
+    m = len(problem.unknowns)
+    return m, m + problem.errors.contrast.effect.shape[1]
+
+
+def _parameter_columns(problem: TumourProblem) -> dict[str, int]:
+    """Column of every considered parameter whose effect is known."""
+    errors = problem.errors
+    assert errors is not None
+    first, drug = _first_columns(problem)
+    found: dict[str, int] = {}
+    if errors.parameters_on_contrast.shape[1]:
+        start = first + errors.contrast_columns["parameters"].start
+        found |= {s: start + i for i, s in enumerate(problem.considered_on_contrast)}
+    if problem.drug and errors.parameters_on_drug.shape[1]:
+        start = drug + errors.drug_columns["parameters"].start
+        found |= {s: start + i for i, s in enumerate(problem.considered_on_drug)}
+    return found
+
+
+def _shared(
+    problem: TumourProblem, mean: Array, posterior: Array
+) -> tuple[NDArray[np.int64], tuple[PriorShift, ...]]:
+    """Columns of the unknowns and the shared errors, and their shifts."""
+    errors, unknowns = problem.errors, problem.unknowns
+    assert errors is not None
+    _, drug = _first_columns(problem)
+    rows: list[tuple[int, str, str, str]] = [
+        (i, u.name, u.label, _MEANINGS.get(u.name, "the assumptions of the model"))
+        for i, u in enumerate(unknowns.items)
+    ]
+    if problem.drug:
+        columns = errors.drug_columns
+        start = drug + columns["scale"].start
+        quantities = scaled_quantities(problem.drug)
+        rows += [
+            (
+                start + i,
+                f"scale_{q}",
+                f"scale of all images of {q} drug",
+                "the dose, the calibration of these images, or the plasma kinetics",
+            )
+            for i, q in enumerate(quantities)
+        ]
+        rows += [
+            (
+                start + len(quantities) + i,
+                f"scale_{d.quantity}_{d.time_s / 3600:g}h",
+                f"scale of the image of {d.name}",
+                "the calibration of this image",
+            )
+            for i, d in enumerate(problem.drug)
+        ]
+        common = drug + columns["pH"].stop - 1
+        rows.append(
+            (common, "pH_shared", "shared error of the pH map", "the calibration of the pH map")
+        )
+    in_plasma = _plasma_symbols(problem)
+    for symbol, column in _parameter_columns(problem).items():
+        label = PARAMETERS[symbol].name if symbol in PARAMETERS else symbol.replace("_", " ")
+        meaning = "the plasma kinetics or the dose" if symbol in in_plasma else "this constant"
+        rows.append((column, symbol, label, meaning))
+    shifts = tuple(
+        PriorShift(name, label, float(mean[i]), float(np.sqrt(posterior[i, i])), meaning)
+        for i, name, label, meaning in rows
+    )
+    return np.array([row[0] for row in rows], dtype=np.int64), shifts
+
+
+def _plasma_symbols(problem: TumourProblem) -> frozenset[str]:
+    if problem.course is None:
+        return frozenset()
+    formulations = {g.formulation for g in problem.course.treatment.doses}
+    found = {s for f in formulations for s in f.plasma_symbols()}
+    return frozenset(found | {s for s in problem.considered if s.startswith("plasma_")})
+
+
+_MEANINGS = {
+    "l": "the mask, the kinetic maps, or the calibration of the drug images",
+    "q": "the arterial input, the kinetic maps, or the dose",
+    "PS_l": "the dose, the calibration of the drug images, or the plasma kinetics",
+    "leak_l": "the dose, the calibration of the drug images, or the plasma kinetics",
+    "P_f_factor": "the dose, the calibration of the drug images, or the plasma kinetics",
+    "krel_ref": "the pH map, or the release law of the formulation",
+    "pK_rel": "the pH map, or the release law of the formulation",
+    "leak_factor": "the release law of the formulation",
+    "k_on_DNA": "uptake by the cells, or the calibration of the images of released drug",
+}
+
+
+def _considered_posterior(
+    problem: TumourProblem, mean: Array, posterior: Array
+) -> ConsideredPosterior:
+    columns = _parameter_columns(problem)
+    at = np.array(list(columns.values()), dtype=np.int64)
+    return ConsideredPosterior(tuple(columns), mean[at], posterior[np.ix_(at, at)])
