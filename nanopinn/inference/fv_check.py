@@ -26,7 +26,11 @@ from nanopinn.inference.model_error import (
 from nanopinn.inference.problem import Prediction
 from nanopinn.inference.systematic import ModelError
 from nanopinn.inference.tumour_problem import Fields
-from nanopinn.inference.uncertainty.prior_conflict import PriorConflict, compare_with_priors
+from nanopinn.inference.uncertainty.prior_conflict import (
+    DOSE_LIMIT,
+    PriorConflict,
+    compare_with_priors,
+)
 from nanopinn.parameters import value
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results import CheckItem, CheckResult
@@ -174,7 +178,22 @@ def _prior_conflict(found: PriorConflict) -> list[CheckItem]:
     where = (
         f"largest shift: {worst.label}, {worst.shift:+.1f} prior sd; it may mean {worst.meaning}"
     )
+    dose = (
+        []
+        if not found.dose_z
+        else [
+            _item(
+                "stated dose against data, predictive sd",
+                found.dose_z,
+                DOSE_LIMIT,
+                "with the priors of everything else the images ask for"
+                f" {found.dose_factor:.2g} times the stated dose; if it fails, check the dose, the"
+                " calibration of the images and the plasma kinetics",
+            )
+        ]
+    )
     return [
+        *dose,
         _item(
             f"prior against data, chi2 of {found.degrees} directions",
             found.statistic,

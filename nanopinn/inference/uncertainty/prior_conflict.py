@@ -11,6 +11,11 @@ is chi-squared with as many degrees of freedom as V has directions. Each compone
 ``m_j / sqrt(V_jj)`` with a standard normal. S holds the unknowns and every error that is shared:
 scales of images, considered parameters and the shared error of the pH map.
 
+A wrong dose moves all drug images together, and several shifts share it. It has a test of its own:
+with the effect v of the logarithm of the dose on the residual, the residual e at the estimate and
+``S = 1 + AA'``, the estimate of that logarithm is ``v'e / v' S^-1 v``, and its square over its
+variance is chi-squared with one degree of freedom (a score test).
+
 References:
     Evans and Moshonov, Bayesian Analysis 1:893 (2006): checking for prior-data conflict.
 """
@@ -26,6 +31,7 @@ from scipy.stats import chi2, norm
 
 from nanopinn.inference.error_effects import scaled_quantities
 from nanopinn.inference.problem import Prediction
+from nanopinn.inference.systematic import SharedError
 from nanopinn.inference.tumour_problem import Fields, TumourProblem
 from nanopinn.parameters import PARAMETERS
 from nanopinn.results import PriorShift
@@ -64,6 +70,8 @@ class PriorConflict:
         statistic_limit: value of T that is exceeded with :data:`CONFLICT_PROBABILITY`.
         largest: largest shift over its prior-predictive standard deviation.
         largest_limit: of that, for all shifts together.
+        dose_factor: dose that the images ask for, over the stated one; 1 without drug images.
+        dose_z: distance of its logarithm from 0 in predictive standard deviations.
         considered: posterior of the considered parameters.
     """
 
@@ -73,6 +81,8 @@ class PriorConflict:
     statistic_limit: float
     largest: float
     largest_limit: float
+    dose_factor: float
+    dose_z: float
     considered: ConsideredPosterior
 
 
@@ -99,6 +109,7 @@ def compare_with_priors(
         estimates.append(errors.drug.conditional_estimate(images))
     E = torch.block_diag(*(b.effect for b in blocks))
     A = torch.cat([J, E], dim=1).cpu().numpy()
+    dose_factor, dose_z = _dose_score(problem, fields, blocks, estimates, curves, A)
     mean = np.concatenate(
         [
             (theta - unknowns.prior_mean) / unknowns.prior_sd,
@@ -122,8 +133,51 @@ def compare_with_priors(
         float(chi2.isf(CONFLICT_PROBABILITY, max(degrees, 1))),
         float(z.max(initial=0.0)),
         float(norm.isf(CONFLICT_PROBABILITY / 2 / max(int(seen.sum()), 1))),
+        dose_factor,
+        dose_z,
         _considered_posterior(problem, mean, posterior),
     )
+
+
+#: Distance of the dose in predictive standard deviations that is exceeded with
+#: :data:`CONFLICT_PROBABILITY`.
+DOSE_LIMIT = float(norm.isf(CONFLICT_PROBABILITY / 2))
+
+
+def _dose_score(
+    problem: TumourProblem,
+    fields: Fields,
+    blocks: list[SharedError],
+    estimates: list[torch.Tensor],
+    curves: torch.Tensor,
+    A: Array,
+) -> tuple[float, float]:
+    """Factor on the dose that the images ask for, and its distance from 1."""
+    if fields.pools is None:
+        return 1.0, 0.0
+    residuals = [curves, problem.drug_misfit(fields.pools)]
+    left = [
+        r + b.effect @ (e - b.reference)
+        for r, b, e in zip(residuals, blocks, estimates, strict=True)
+    ]
+    images = [
+        d.whiten(
+            d.predict(
+                fields.pools[problem.node_index(d)],
+                problem.setting.maps,
+                problem.plasma_at(d.time_s, problem.parameter_values),
+            )
+        )
+        for d in problem.drug
+    ]
+    v = torch.cat([torch.zeros_like(curves), *images]).cpu().numpy()
+    e = torch.cat(left).cpu().numpy()
+    projected = A.T @ v
+    information = float(
+        v @ v - projected @ np.linalg.solve(np.eye(len(projected)) + A.T @ A, projected)
+    )
+    score = -float(v @ e)
+    return float(np.exp(np.clip(score / information, -9, 9))), abs(score) / information**0.5
 
 
 def _first_columns(problem: TumourProblem) -> tuple[int, int]:
