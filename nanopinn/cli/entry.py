@@ -13,6 +13,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from types import FrameType
 
+#: Message of a command of a study, which has two doses.
+_AMBIGUOUS_DOSE = (
+    "No such option: --dose. Give --contrast-dose for the contrast agent (mmol/kg), or --drug-dose"
+    " for the drug (such as 5mg/kg)."
+)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -60,6 +65,8 @@ def _run_command() -> tuple[int, str]:
         from nanopinn.cli.options import expand_multivalue_options
 
         options = find_command_options(app, sys.argv[1:])
+        if "contrast_dose" in options and "--dose" in (w.partition("=")[0] for w in sys.argv[1:]):
+            return 2, _AMBIGUOUS_DOSE
         app(expand_multivalue_options(sys.argv[1:]))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1

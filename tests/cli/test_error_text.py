@@ -88,6 +88,15 @@ def test_the_contrast_dose_is_another_option_than_the_dose_of_the_drug() -> None
     assert "dose" not in FIT
 
 
+def test_a_dose_without_a_name_is_refused_with_both_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in (["--dose", "0.1"], ["--dose=0.1"]):
+        monkeypatch.setattr(sys, "argv", ["nanopinn", "fit", "--dce", "a.nii", *words])
+        code, message = _run_command()
+        assert code == 2
+        assert "--contrast-dose" in message
+        assert "--drug-dose" in message
+
+
 def test_switches_and_nested_names_become_options() -> None:
     text = "Set `overwrite=True`, `ph_choices.agent` or `register='none'`."
     shown = replace_parameter_names(text, FIT)
