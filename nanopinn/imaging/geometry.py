@@ -134,3 +134,28 @@ def smooth_local_quadratic(values: Array, source: NDArray[np.bool_], width: floa
         )
         out[at] = np.linalg.solve(system, known[at][..., None] / weight)[:, 0, 0]
     return out
+
+
+#: Least voxels along every axis of an image whose gradient is computed (SimpleITK).
+_MIN_VOXELS_OF_GRADIENT = 4
+
+
+def repeat_edge_slices(values: Array, affine: Array) -> tuple[Array, Array]:
+    """Repeat the first and last voxels of axes too short for the gradient of an image.
+
+    Args:
+        values: ``(x, y, z)``.
+        affine: ``(4, 4)``.
+
+    Returns:
+        The image with at least four voxels along every axis, and its affine.
+    """
+    more = thin_axis_padding(values.shape)
+    moved = affine.copy()
+    moved[:3, 3] -= affine[:3, :3] @ np.array(more, dtype=np.float64)
+    return np.pad(values, [(n, n) for n in more], mode="edge"), moved
+
+
+def thin_axis_padding(shape: tuple[int, ...]) -> list[int]:
+    """Voxels that :func:`repeat_edge_slices` adds on either side of every axis."""
+    return [max(0, -((n - _MIN_VOXELS_OF_GRADIENT) // 2)) for n in shape]

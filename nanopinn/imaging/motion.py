@@ -9,12 +9,11 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from numpy.typing import NDArray
 
+from nanopinn.imaging.geometry import repeat_edge_slices, thin_axis_padding
 from nanopinn.imaging.registration import (
     MIN_VOXELS_PER_AXIS,
     optimise_transform,
-    repeat_edge_slices,
     rigid_parameter_weights,
-    thin_axis_padding,
     to_sitk_image,
 )
 

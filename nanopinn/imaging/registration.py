@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import shift
 
 from nanopinn.errors import InputError
-from nanopinn.imaging.geometry import voxel_coordinates
+from nanopinn.imaging.geometry import repeat_edge_slices, voxel_coordinates
 from nanopinn.io.array_volume import VolumeSource
 
 Array = NDArray[np.float64]
@@ -22,8 +22,6 @@ TransformT = TypeVar("TransformT", sitk.Euler3DTransform, sitk.AffineTransform)
 #: Along an axis with fewer voxels than this a scale, or in a series a motion, is not determined
 #: and is not estimated.
 MIN_VOXELS_PER_AXIS = 8
-#: Least voxels along every axis of an image whose gradient is computed (SimpleITK).
-_MIN_VOXELS_OF_GRADIENT = 4
 
 
 @dataclass(frozen=True)
@@ -259,27 +257,6 @@ def to_sitk_image(values: Array, affine: Array) -> sitk.Image:
     image.SetDirection((affine[:3, :3] / size).ravel().tolist())
     image.SetOrigin(affine[:3, 3].tolist())
     return image
-
-
-def repeat_edge_slices(values: Array, affine: Array) -> tuple[Array, Array]:
-    """Repeat the first and last voxels of axes too short for the gradient of an image.
-
-    Args:
-        values: ``(x, y, z)``.
-        affine: ``(4, 4)``.
-
-    Returns:
-        The image with at least four voxels along every axis, and its affine.
-    """
-    more = thin_axis_padding(values.shape)
-    moved = affine.copy()
-    moved[:3, 3] -= affine[:3, :3] @ np.array(more, dtype=np.float64)
-    return np.pad(values, [(n, n) for n in more], mode="edge"), moved
-
-
-def thin_axis_padding(shape: tuple[int, ...]) -> list[int]:
-    """Voxels that :func:`repeat_edge_slices` adds on either side of every axis."""
-    return [max(0, -((n - _MIN_VOXELS_OF_GRADIENT) // 2)) for n in shape]
 
 
 RegistrationMethod = Literal["none", "rigid", "affine"]
