@@ -71,12 +71,10 @@ def _simulate(request: Mapping[str, Any]) -> list[str]:
         request["from"],
         "--arms",
         ",".join(s["arms"]),
-        "--dose",
-        s["dose"],
     ]
     for option, name in (("--heat", "heat"), ("--radiation", "radiation")):
         words += [option, ",".join(s[name])] if s[name] else []
-    for name in ("species", "body_weight_kg"):
+    for name in ("dose", "species", "body_weight_kg"):
         words += _format_option(_SETTINGS.get(name, f"--{name}"), s.get(name))
     words += [
         "--end",

@@ -35,7 +35,7 @@ ARM_DESCRIPTIONS = {
     "ph": "pH-sensitive liposome",
 }
 _FIELDS = (
-    ("&Dose", "dose", "50mg/m2", "for every arm, such as 50mg/m2, 5mg/kg or 90mg"),
+    ("&Dose", "dose", "", "50mg/m2 in humans; otherwise such as 5mg/kg or 90mg"),
     ("&Heating", "heat", "42:60", "degC:minutes@start in h, such as 42:60@0.5; empty: none"),
     ("&Radiation", "radiation", "", "Gy@hours, such as 5@24; empty: none"),
 )
@@ -127,13 +127,13 @@ class TherapyTab(QWidget):
             for name, line in self.fields.items()
         }
         subject = {
+            "dose": ",".join(texts["dose"]) or None,
             "species": self.species.currentData(),
             "body_weight_kg": parse_number(self.weight.text().strip(), "'Body weight'"),
         }
         return {
             **{name: value for name, value in subject.items() if value is not None},
             "arms": [name for name, box in self.arms.items() if box.isChecked()],
-            "dose": ",".join(texts["dose"]),
             "heat": texts["heat"],
             "radiation": texts["radiation"],
             "end_h": float(self.end.value()),
