@@ -294,6 +294,8 @@ def test_the_leak_of_the_imaged_carrier_is_not_that_of_another(patient: Patient)
     assert other[0] == 1.0
     sd = SCALARS["leak_factor"].prior.sd
     assert np.log(other[1:]).std() == pytest.approx(sd, rel=4 / (2 * 500) ** 0.5)
+    (said,) = (a for a in found.assumptions if "over its stated leak" in a)
+    assert said.startswith("thermosensitive")
     assert fitted.scalars_for(PEGYLATED)["leak_factor"] == 3.0
     assert "leak_factor" not in fitted.scalars_for(THERMOSENSITIVE)
 

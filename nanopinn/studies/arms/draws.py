@@ -335,5 +335,11 @@ def _notes(
                 f"{f.name}: the permeability of vessel walls and the solvent-drag transmission"
                 f" (PS_l, leak_l) are taken from {of}."
             )
+        for name in SCALARS_OF_ONE_CARRIER & set(patient.names):
+            if f.circulation is not None and f.name != patient.imaged_formulation:
+                yield (
+                    f"{f.name}: the {SCALARS[name].label} is drawn from its prior, because images"
+                    f" showed the {patient.imaged_formulation} carrier."
+                )
     if radiation is not None:
         yield describe_radiation_effect(radiation)
