@@ -4,7 +4,7 @@ what a fit knows of plasma.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 
 from nanopinn import ComparisonSettings, MapFiles, PhantomSettings, SimulationSettings, simulate
 from nanopinn.errors import InputError
+from nanopinn.inference.uncertainty.prior_conflict import ConsideredPosterior
 from nanopinn.inference.unknowns import UnknownSet, scalar_unknowns
 from nanopinn.parameters import PARAMETERS, SCALARS, value
 from nanopinn.physics.formulation_library import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
@@ -300,18 +301,9 @@ def test_the_leak_of_the_imaged_carrier_is_not_that_of_another(patient: Patient)
     assert "leak_factor" not in fitted.scalars_for(THERMOSENSITIVE)
 
 
-@dataclass(frozen=True)
-class Considered:
-    """What a fit left of the uncertainty of two parameters."""
-
-    symbols: tuple[str, ...]
-    mean: np.ndarray
-    covariance: np.ndarray
-
-
 def test_parameters_that_a_fit_considered_are_drawn_jointly(patient: Patient) -> None:
     left = np.array([[0.5, 0.3], [0.3, 0.4]])
-    considered = Considered(("EC50_i", "f_max"), np.array([0.6, -0.2]), left)
+    considered = ConsideredPosterior(("EC50_i", "f_max"), np.array([0.6, -0.2]), left)
     n = 20_000
     found = draw_inputs(replace(patient, considered=considered), (arm(FREE),), n, seed=0)
     prior = draw_inputs(patient, (arm(FREE),), n, seed=0)

@@ -18,6 +18,7 @@ from nanopinn.inference.radiation_effect import (
     describe_radiation_effect,
     draw_radiation_effect,
 )
+from nanopinn.inference.uncertainty.prior_conflict import ConsideredPosterior
 from nanopinn.parameters import (
     RANGE_INTERPRETATION,
     SCALARS,
@@ -29,7 +30,6 @@ from nanopinn.physics.treatment import RADIATION_FACTOR_SYMBOLS
 from nanopinn.studies.arms.patient import (
     SCALAR_UPPER_BOUNDS,
     SCALARS_OF_ONE_CARRIER,
-    ConsideredParameters,
     Patient,
 )
 from nanopinn.studies.simulation_parameters import (
@@ -250,7 +250,7 @@ def parameter_distributions(arms: Sequence[Arm]) -> dict[str, ParameterDistribut
 
 
 def _draw_considered(
-    considered: ConsideredParameters | None,
+    considered: ConsideredPosterior | None,
     distributions: Mapping[str, ParameterDistribution],
     n: int,
     seed: int,

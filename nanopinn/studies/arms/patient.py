@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from nanopinn.inference.saved_fit import (
     fitted_problem_of,
     load_fit,
 )
+from nanopinn.inference.uncertainty.prior_conflict import ConsideredPosterior
 from nanopinn.inference.unknowns import UnknownSet
 from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.tissue_maps import MARGIN_M
@@ -41,23 +42,6 @@ SCALAR_UPPER_BOUNDS = {"leak_l": 1.0}
 #: Scalars that a fit has for the carrier that was imaged and that hold for no other: a factor on
 #: its own leak.
 SCALARS_OF_ONE_CARRIER = frozenset({"leak_factor"})
-
-
-class ConsideredParameters(Protocol):
-    """Parameters whose uncertainty a fit considered besides its unknowns.
-
-    Attributes:
-        symbols: of the parameters.
-        mean: after the fit, in standard normal deviates of the distribution of each, ``(k,)``.
-        covariance: after the fit, in the same deviates, ``(k, k)``.
-    """
-
-    @property
-    def symbols(self) -> tuple[str, ...]: ...
-    @property
-    def mean(self) -> Array: ...
-    @property
-    def covariance(self) -> Array: ...
 
 
 def imaged_treatment(problem: InverseProblem) -> Treatment | None:
@@ -92,7 +76,7 @@ class Patient:
     rim: float | None = None
     imaged_formulation: str | None = None
     imaged: Treatment | None = None
-    considered: ConsideredParameters | None = None
+    considered: ConsideredPosterior | None = None
 
     @classmethod
     def from_result_folder(cls, folder: str | Path, device: str = "cpu") -> Patient:
@@ -209,7 +193,7 @@ class Patient:
             problem.setting.rim,
             imaged_formulation,
             imaged,
-            getattr(fitted, "considered", None),
+            fitted.considered,
         )
         return patient._with_medians_at(point)
 
