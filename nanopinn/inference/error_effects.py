@@ -219,7 +219,9 @@ def _discretisation_error_effect(
     """
     setting = problem.setting.refined(2)
     finer = replace(
-        problem, setting=replace(setting, flow_refine=-(-problem.setting.flow_refine // 2))
+        problem,
+        setting=replace(setting, flow_refine=-(-problem.setting.flow_refine // 2)),
+        course=problem.course and problem.course.refined(2),
     )
     same_flow_grid = finer.setting.flow_setting.grid == problem.setting.flow_setting.grid
     forward = finer.forward(fields.flow.p if same_flow_grid else None)

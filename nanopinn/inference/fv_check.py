@@ -79,7 +79,8 @@ def check_fit(
     """
     began = time.perf_counter()
     progress("check: refined finite volumes", 0.1, {})
-    finer = replace(problem, setting=problem.setting.refined(refine))
+    course = problem.course and problem.course.refined(refine)
+    finer = replace(problem, setting=problem.setting.refined(refine), course=course)
     forward = finer.forward()
     fields = finer.solve(theta, forward, scheme=SDIRK3, tol=CHECK_SOLVER_TOLERANCE)
     on_voxels = fields.on_parents(refine)

@@ -15,6 +15,7 @@ from nanopinn.physics.formulation import Formulation
 from nanopinn.physics.heat import TemperatureCourse
 from nanopinn.physics.plasma import Dose, PlasmaInput, SumOfExponentials
 from nanopinn.physics.treatment import GivenDose, RadiationCourse, Treatment
+from nanopinn.solvers.grid import repeat_cells
 from nanopinn.solvers.time_partition import (
     PartitionLimits,
     equal_or_both_none,
@@ -108,6 +109,19 @@ class DrugCourse:
     def with_saturable_uptake(self) -> DrugCourse:
         """The same course with saturable uptake by cells."""
         return replace(self, options=replace(self.options, saturable=True))
+
+    def refined(self, factor: int) -> DrugCourse:
+        """The same course with the temperature of every cell in each of its ``factor^3`` parts."""
+        if self.temperature is None:
+            return self
+        segments = tuple(
+            replace(s, first=repeat_cells(s.first, factor), last=repeat_cells(s.last, factor))
+            for s in self.temperature.segments
+        )
+        baseline = repeat_cells(self.temperature.baseline, factor)
+        return replace(
+            self, temperature=replace(self.temperature, baseline=baseline, segments=segments)
+        )
 
     def curves(self, values: Values | None = None) -> tuple[PlasmaInput, ...]:
         """Plasma curves that feed the pools, in the order of their inputs.
