@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from nanopinn.cohort.snakemake import find_orphan_processes
-from nanopinn.phantoms.synthetic_study import make_phantom_dataset
+from nanopinn.phantoms.phantom_dataset import make_phantom_dataset
 from nanopinn.settings import PhantomSettings
 
 TRUNCATED = "sub-03"

@@ -92,7 +92,8 @@ def phantom(
 ) -> None:
     """Write a synthetic study with its truth, solved on a finer grid and by another scheme."""
     from nanopinn.cli.option_syntax import parse_numbers
-    from nanopinn.phantoms.synthetic_study import make_phantom, make_phantom_dataset
+    from nanopinn.phantoms.phantom_dataset import make_phantom_dataset
+    from nanopinn.phantoms.synthetic_study import make_phantom
     from nanopinn.settings import PhantomSettings
 
     given = {

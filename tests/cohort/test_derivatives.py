@@ -22,7 +22,7 @@ from nanopinn.cohort.study_table import find_studies
 from nanopinn.errors import InputError, OutputError
 from nanopinn.io.output import exclusive_lock
 from nanopinn.io.volumes import write_volume
-from nanopinn.phantoms.synthetic_study import make_phantom_dataset
+from nanopinn.phantoms.phantom_dataset import make_phantom_dataset
 from nanopinn.settings import PhantomSettings
 from tests.variants import for_each
 

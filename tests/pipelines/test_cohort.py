@@ -19,7 +19,7 @@ from nanopinn.cohort.bids_studies import CohortStudy
 from nanopinn.cohort.snakemake import Job, Workflow, describe_jobs, parse_dry_run, profile_folder
 from nanopinn.cohort.study_status import RunStatus, exit_code, read_run_statuses
 from nanopinn.errors import InputError, PartialCohortError
-from nanopinn.phantoms.synthetic_study import make_phantom_dataset
+from nanopinn.phantoms.phantom_dataset import make_phantom_dataset
 from nanopinn.settings import PhantomSettings
 from tests.variants import for_each
 

@@ -28,7 +28,8 @@ from nanopinn.phantoms.truth import draw_anatomy
 from nanopinn.report.plan_summary import format_plan
 from nanopinn.results import Plan
 from nanopinn.settings import FitSettings, PhantomSettings
-from nanopinn.studies.plan import expected_observations, parse_planned_image
+from nanopinn.studies.plan import expected_observations
+from nanopinn.studies.planned_image import parse_planned_image
 from nanopinn.studies.planned_scan import simulate_planned_scan
 from nanopinn.studies.pose_study import pose_study
 from nanopinn.studies.treatment_source import example_settings, study_treatment
