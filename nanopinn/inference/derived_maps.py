@@ -16,6 +16,7 @@ from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.unknown_fields import OUTPUT_HOURS, field_maps, inflow_map, model_error_maps
 from nanopinn.parameters import HOUR, MMHG, value
 from nanopinn.physics.drug_pools import DRUG_POOLS, volume_fractions
+from nanopinn.physics.formulation_library import PH_SENSITIVE
 from nanopinn.results import Curve, FieldEstimate, MapEstimate, VectorEstimate
 from nanopinn.solvers.derivatives import directional_derivatives
 from nanopinn.solvers.drug_forward import solve_drug
@@ -65,7 +66,7 @@ def derive_maps(
         ),
         MapEstimate("pH", "1", "measured extracellular pH", "images", imaging.ph, imaging.ph_std),
         *_flow_maps(posed, fit),
-        _release_map(imaging, posed, fit),
+        *_release_map(imaging, posed, fit),
         *field_maps(fit, posed.domain),
         *inflow_map(fit, posed.domain),
         *model_error_maps(fit, posed.domain),
@@ -160,29 +161,38 @@ def _velocity_with_tangents(fit: EngineFit[InverseProblem]) -> tuple[torch.Tenso
 
 def _release_map(
     imaging: ImagingMaps, posed: PosedProblem, fit: EngineFit[InverseProblem]
-) -> MapEstimate:
-    """Release rate with the uncertainty from the constants of the law and from the pH."""
+) -> list[MapEstimate]:
+    """Release rate at body temperature, with the uncertainty from the constants of the law and from
+    the pH; none for free drug.
+    """
     problem = fit.problem
+    carrier = PH_SENSITIVE if problem.course is None else problem.course.carrier
+    if carrier is None:
+        return []
     theta = problem.tensor(fit.theta)
     forward = problem.forward()
 
     def log_rate(th: torch.Tensor) -> torch.Tensor:
-        return torch.log(forward.model(th).release_rate())
+        return torch.log(forward.model(th).release_rate(carrier))
 
     (J,) = directional_derivatives(
         log_rate, (theta,), (torch.eye(len(theta), dtype=theta.dtype, device=theta.device),)
     )
     covariance = problem.tensor(fit.run.covariance)
     variance = torch.einsum("ixyz,ij,jxyz->xyz", J, covariance, J)
+    slope = np.log(10) * value("n_rel") if carrier.responds_to_acid else 0.0
     pH_sd = posed.domain.crop(np.nan_to_num(imaging.ph_std, nan=PH_ASSUMED_ERROR), PH_ASSUMED_ERROR)
-    relative = torch.sqrt(variance + problem.tensor((np.log(10) * value("n_rel") * pH_sd) ** 2))
+    relative = torch.sqrt(variance + problem.tensor((slope * pH_sd) ** 2))
     rate = torch.exp(log_rate(theta)) * HOUR
     source: Literal["images and prior", "prior"] = "images and prior" if problem.drug else "prior"
-    text = "release rate of the carrier by the release law at the pH of the map"
-    put = posed.domain.embed
-    return MapEstimate(
-        "krel", "1/h", text, source, put(rate.cpu().numpy()), put((rate * relative).cpu().numpy())
+    text = (
+        "release rate of the carrier by the release law at the pH of the map"
+        if carrier.responds_to_acid
+        else "release rate of the carrier at body temperature"
     )
+    put = posed.domain.embed
+    values, sd = put(rate.cpu().numpy()), put((rate * relative).cpu().numpy())
+    return [MapEstimate("krel", "1/h", text, source, values, sd)]
 
 
 def derive_drug_fields(
