@@ -175,9 +175,10 @@ def _shift(
 
 def _prior_conflict(found: PriorConflict) -> list[CheckItem]:
     """Whether the data contradict the priors of unknowns and shared errors."""
-    worst = max(found.shifts, key=lambda s: abs(s.shift))
+    worst = found.worst
     where = (
-        f"largest shift: {worst.label}, {worst.shift:+.1f} prior sd; it may mean {worst.meaning}"
+        f"largest shift: {worst.label}, {worst.shift:+.1f} prior sd; it may come from"
+        f" {worst.meaning}"
     )
     dose = (
         []

@@ -41,7 +41,7 @@ Array = NDArray[np.float64]
 #: Probability of a larger statistic below which a fit is in conflict with its priors.
 CONFLICT_PROBABILITY = 1e-3
 #: Share of its prior variance below which the data say nothing about a direction.
-MIN_INFORMED_SHARE = 1e-3
+MIN_INFORMED_SHARE = 0.02
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class PriorConflict:
         degrees: of freedom of T.
         statistic_limit: value of T that is exceeded with :data:`CONFLICT_PROBABILITY`.
         largest: largest shift over its prior-predictive standard deviation.
+        worst: that shift.
         largest_limit: of that, for all shifts together.
         dose_factor: dose that the images ask for, over the stated one; 1 without drug images.
         dose_z: distance of its logarithm from 0 in predictive standard deviations.
@@ -80,6 +81,7 @@ class PriorConflict:
     degrees: int
     statistic_limit: float
     largest: float
+    worst: PriorShift
     largest_limit: float
     dose_factor: float
     dose_z: float
@@ -132,6 +134,7 @@ def compare_with_priors(
         degrees,
         float(chi2.isf(CONFLICT_PROBABILITY, max(degrees, 1))),
         float(z.max(initial=0.0)),
+        shifts[int(np.flatnonzero(seen)[z.argmax()])] if len(z) else shifts[0],
         float(norm.isf(CONFLICT_PROBABILITY / 2 / max(int(seen.sum()), 1))),
         dose_factor,
         dose_z,
