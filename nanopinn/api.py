@@ -21,7 +21,8 @@ from pydantic import BaseModel
 from nanopinn.errors import InputError
 from nanopinn.imaging.imaging_data import ImagingInputs, ImagingMaps
 from nanopinn.io.array_volume import VolumeLike
-from nanopinn.phantoms.synthetic_study import SyntheticStudy, simulate_study
+from nanopinn.phantoms.scan_simulation import SyntheticStudy
+from nanopinn.phantoms.synthetic_study import simulate_study
 from nanopinn.physics.treatment import Treatment
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results import FitResult, Simulation

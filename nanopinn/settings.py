@@ -171,6 +171,12 @@ class PhantomSettings(StudySettings):
         length_scale_mm: hydraulic length l, mm; None: drawn from its prior.
         drug_times_h: times of the drug images, hours after the first dose.
         drug_noise: noise standard deviation over the largest value of each drug image.
+        drug_scale_sd: standard deviation of ln of the calibration error that all drug images of a
+            quantity share, and of that of each image.
+        drug_units: of the drug images: ``ug/mL``, or ``a.u.`` with an unknown factor for each
+            quantity.
+        draw_constants: whether the kinetics in plasma and the constants of wall, tissue, cells and
+            release are drawn from their distributions, in place of the values of the table.
         refine: cells of the solution per voxel edge.
         conductivity_sd: standard deviation of ln K over the tumour, smooth over 1.5 mm.
         release_sd: standard deviation of ln of the release rate about its law of pH, smooth over
@@ -193,6 +199,9 @@ class PhantomSettings(StudySettings):
         default=(2.0, 24.0), min_length=1
     )
     drug_noise: float = Field(default=0.05, ge=0)
+    drug_scale_sd: float = Field(default=0.0, ge=0, le=1)
+    drug_units: Literal["ug/mL", "a.u."] = "ug/mL"
+    draw_constants: bool = False
     refine: int = Field(default=3, ge=2, le=4)
     conductivity_sd: float = Field(default=0.0, ge=0)
     release_sd: float = Field(default=0.0, ge=0)

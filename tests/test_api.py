@@ -20,7 +20,8 @@ from nanopinn.api import ACQUISITION_ARGUMENTS
 from nanopinn.errors import InputError
 from nanopinn.imaging.imaging_data import ImagingMaps
 from nanopinn.io.volumes import sidecar_path
-from nanopinn.phantoms.synthetic_study import SyntheticStudy, write_study
+from nanopinn.phantoms.scan_simulation import SyntheticStudy
+from nanopinn.phantoms.synthetic_study import write_study
 from nanopinn.physics.treatment import Treatment
 from nanopinn.studies.fit import FittedStudy
 

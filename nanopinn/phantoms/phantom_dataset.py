@@ -11,7 +11,8 @@ from nanopinn.cohort.bids_derivatives import write_raw_description
 from nanopinn.errors import InputError
 from nanopinn.io.output import atomic_output_folder
 from nanopinn.io.volumes import sidecar_path, write_bytes, write_json
-from nanopinn.phantoms.synthetic_study import VFA_DEG, make_phantom
+from nanopinn.phantoms.scan_simulation import VFA_DEG
+from nanopinn.phantoms.synthetic_study import make_phantom
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.report.result_files import format_tsv
 from nanopinn.settings import PhantomSettings

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from nanopinn.errors import InputError
 from nanopinn.imaging.dce.impulse_response import PlasmaCurve
 from nanopinn.inference.unknowns import UnknownSet
-from nanopinn.parameters import SCALARS, draw_phantom_scalars, value
+from nanopinn.parameters import SCALARS, ParameterDistribution, draw_phantom_scalars, value
 from nanopinn.physics.drug_pools import volume_fractions
 from nanopinn.physics.flow import exchange_coefficients
 from nanopinn.physics.heat import TemperatureCourse, scheduled_temperature
@@ -25,11 +25,13 @@ from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.tumour import TumourModel
 from nanopinn.solvers.drug_course import DrugCourse
 from nanopinn.solvers.drug_forward import solve_drug
-from nanopinn.solvers.forward import ForwardModel
+from nanopinn.solvers.forward import FlowSolution, ForwardModel
 from nanopinn.solvers.grid import Domain, Grid
 from nanopinn.solvers.integrate import drug_nodes
+from nanopinn.solvers.nonlinear_pools import Tolerance, integrate_adaptive
 from nanopinn.solvers.runge_kutta import SDIRK3
 from nanopinn.solvers.tissue_setting import TissueSetting
+from nanopinn.solvers.treatment_timeline import TreatmentTimeline
 
 Array = NDArray[np.float64]
 
@@ -170,6 +172,8 @@ def _smooth_noise(
 OWN_SCALAR_SD = 0.3
 #: Relative residual of the linear solves, far below the error of the grid.
 LINEAR_TOLERANCE = 1e-8
+#: Error of a time step of drug, over the largest mass of the pool, where steps adapt to it.
+STEP_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,7 @@ class Truth:
         velocity: of the interstitial fluid, ``(3, x, y, z)``, m/s.
         Ktrans: influx per plasma concentration, by diffusion and solvent drag, ``(x, y, z)``, 1/s.
         release_rate: of the carrier, ``(x, y, z)``, 1/s.
+        scheme: of the time integration of drug, in words.
     """
 
     scalars: Mapping[str, float]
@@ -197,6 +202,7 @@ class Truth:
     velocity: Array
     Ktrans: Array
     release_rate: Array
+    scheme: str = "SDIRK3"
 
 
 def draw_scalars(rng: np.random.Generator, length_scale_m: float | None) -> dict[str, float]:
@@ -228,6 +234,25 @@ def scalars_of_formulation(
         else:
             found[u.name] += u.prior_median - definition.default
     return found
+
+
+def draw_constants(
+    distributions: Mapping[str, ParameterDistribution], seed: int
+) -> dict[str, float]:
+    """True values of parameters that a fit does not estimate, such as the kinetics in plasma.
+
+    They have random numbers of their own, so that all else of a seed does not depend on them.
+
+    Args:
+        distributions: by symbol.
+        seed: of the phantom.
+    """
+    symbols = sorted(distributions)
+    deviates = np.random.default_rng([seed, 3]).standard_normal(len(symbols))
+    return {
+        symbol: float(distributions[symbol].values_at_deviates(z))
+        for symbol, z in zip(symbols, deviates, strict=True)
+    }
 
 
 def heat_tumour(course: DrugCourse, where: torch.Tensor) -> DrugCourse:
@@ -265,6 +290,7 @@ def solve_truth(
     course: DrugCourse,
     pore_error: float = 0.0,
     factors: Mapping[str, float] | None = None,
+    adaptive: bool = False,
 ) -> Truth:
     """Solve every field of the phantom, in a box with a wide margin of normal tissue.
 
@@ -274,11 +300,14 @@ def solve_truth(
         scalars: of the model, by name, SI.
         aif: plasma curve of the contrast agent.
         frame_times: of the DCE frames, s.
-        drug_times: after the first dose, s.
-        course: of the treatment, without its temperature.
+        drug_times: increasing, after the first dose, s.
+        course: of the treatment, without its temperature, with the values of parameters in place of
+            the table's.
         pore_error: relative excess of the volume that the contrast agent fills over the pores that
             carry drug.
         factors: on properties of the tumour (:class:`nanopinn.physics.tumour.TumourModel`).
+        adaptive: whether drug is solved as a simulation does, with every pool and time steps that
+            adapt to their error, in place of the pools of the course and given time steps.
     """
     domain = Domain.from_mask(anatomy.tumour, spacing_m, margin_m=3.0e-3)
     maps = TissueMaps(
@@ -301,22 +330,18 @@ def solve_truth(
     model: TumourModel = forward.model(none)
     contrast_setting = replace(setting, maps=replace(maps, phi=maps.phi * (1 + pore_error)))
     contrast, _, _ = ForwardModel(
-        contrast_setting, lambda _: numbers, factors=factors
+        contrast_setting, lambda _: numbers, factors=factors, values=course.values
     ).solve_contrast(none, flow, aif, frame_times, SDIRK3, tol=LINEAR_TOLERANCE)
-    nodes = drug_nodes(
-        list(drug_times),
-        first_step_s=course.first_step_s / 3,
-        growth=1.2,
-        longest_s=3600.0,
-        jumps_s=course.jumps(),
-        marks_s=[s.start for s in course.segments(float(max(drug_times)))],
+    pools, concentrations = (
+        _solve_adaptively(setting, numbers, course, drug_times)
+        if adaptive
+        else _solve_in_given_steps(forward, flow, course, drug_times)
     )
-    run = solve_drug(forward, none, flow, nodes, SDIRK3, tol=LINEAR_TOLERANCE)
-    keep = [int(np.argmin(np.abs(nodes - t))) for t in drug_times]
-    pools = course.options.pools
-    per_tissue = volume_fractions(pools, maps) * run.U[keep]
+    per_tissue = volume_fractions(pools, maps) * concentrations
     Ktrans, _ = exchange_coefficients(
-        maps.PS * model.select_by_tissue(model.factor("P", "SV"), 1.0), flow.J_v, value("sigma_Gd")
+        maps.PS * model.select_by_tissue(model.factor("P", "SV"), 1.0),
+        flow.J_v,
+        model.value("sigma_Gd"),
     )
 
     def on_image_grid(values: torch.Tensor, fill: float = np.nan) -> Array:
@@ -336,4 +361,49 @@ def solve_truth(
             if course.carrier is None
             else model.release_rate(course.carrier)
         ),
+        scheme="TR-BDF2 with adaptive steps" if adaptive else "SDIRK3",
     )
+
+
+def _solve_in_given_steps(
+    forward: ForwardModel, flow: FlowSolution, course: DrugCourse, times: Array
+) -> tuple[tuple[str, ...], torch.Tensor]:
+    """Pools of the course at the given times by SDIRK3, with their names."""
+    none = torch.zeros(0, dtype=torch.float64)
+    nodes = drug_nodes(
+        list(times),
+        first_step_s=course.first_step_s / 3,
+        growth=1.2,
+        longest_s=3600.0,
+        jumps_s=course.jumps(),
+        marks_s=[s.start for s in course.segments(float(max(times)))],
+    )
+    run = solve_drug(forward, none, flow, nodes, SDIRK3, tol=LINEAR_TOLERANCE)
+    at = [int(np.argmin(np.abs(nodes - t))) for t in times]
+    return course.options.pools, run.U[at]
+
+
+def _solve_adaptively(
+    setting: TissueSetting,
+    scalars: Mapping[str, torch.Tensor],
+    course: DrugCourse,
+    times: Array,
+) -> tuple[tuple[str, ...], torch.Tensor]:
+    """Every pool of the treatment at the given times, by steps that adapt to their error.
+
+    Segments of constant coefficients are those of simulations, which are finer than those of fits.
+    """
+    timeline = TreatmentTimeline(
+        setting,
+        {name: np.asarray(v) for name, v in scalars.items()},
+        replace(course.treatment, end_s=float(max(times))),
+        course.temperature,
+        values=course.values,
+    )
+    run = integrate_adaptive(
+        timeline.intervals(),
+        timeline.zero_pools(),
+        [float(t) for t in times],
+        tolerance=Tolerance(step=STEP_TOLERANCE, residual=LINEAR_TOLERANCE),
+    )
+    return timeline.detail.pools, run.U

@@ -32,7 +32,7 @@ from nanopinn.imaging.dce.tissue_concentration import frame_noise
 from nanopinn.imaging.imaging_data import ImagingMaps
 from nanopinn.imaging.registration import Coregistration
 from nanopinn.parameters import value
-from nanopinn.phantoms.synthetic_study import BOLUS_S, FLIP_DEG, S0, TR_S
+from nanopinn.phantoms.scan_simulation import BOLUS_S, FLIP_DEG, S0, TR_S
 from nanopinn.phantoms.truth import Anatomy, draw_anatomy
 from nanopinn.physics.species import Species, find_species
 from nanopinn.settings import PlanSettings

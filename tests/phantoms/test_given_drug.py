@@ -12,7 +12,8 @@ import torch
 from nanopinn.errors import InputError
 from nanopinn.inference.drug_setup import set_up_drug
 from nanopinn.parameters import default_scalars
-from nanopinn.phantoms.synthetic_study import sidecar_facts, simulate_study
+from nanopinn.phantoms.scan_simulation import sidecar_facts
+from nanopinn.phantoms.synthetic_study import simulate_study
 from nanopinn.phantoms.truth import heat_tumour, scalars_of_formulation
 from nanopinn.settings import PhantomSettings, StudySettings
 from nanopinn.studies.treatment_source import example_settings, study_treatment
