@@ -297,8 +297,8 @@ def _notes(
 ) -> Iterable[str]:
     if n and patient.names:
         yield (
-            f"{n} joint draws: unknowns of the fit from its posterior, and {len(values)} other"
-            " parameters independently of each other."
+            f"{n} joint draws: unknowns of the fit from its posterior, and"
+            f" {len(values) - len(of_fit)} other parameters independently of each other."
         )
     elif n:
         yield (
