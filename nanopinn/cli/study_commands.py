@@ -286,11 +286,11 @@ def plan(
         "ph_shared_noise": ph_shared_noise,
         "drug": drug,
         "preset": preset,
-        **study,
     }
     _refuse_protocol_with_result(folder, scan)
     given = {
         **scan,
+        **study,
         "candidates": candidates,
         "image_noise": image_noise,
         "draws": draws,

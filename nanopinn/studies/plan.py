@@ -24,7 +24,7 @@ from nanopinn.inference.uncertainty.design import ExperimentDesign, build_experi
 from nanopinn.inference.unknowns import Unknown
 from nanopinn.progress import Progress, ignore_progress
 from nanopinn.results import CandidateGain, ExpectedEstimate, Plan
-from nanopinn.settings import FitSettings, PlanSettings
+from nanopinn.settings import EXAMPLE_STUDY, FitSettings, PlanSettings, StudySettings
 from nanopinn.studies.planned_image import (
     PlannedImage,
     default_candidates,
@@ -249,8 +249,18 @@ def _describe_protocol(
             f"DCE: {s.frames} frames every {s.frame_spacing_s:g} s, signal to noise {s.snr:g},"
             f" arterial input {s.aif or 'of the species'}; {pH}"
         ),
+        f"Drug: {_describe_treatment(s)}",
         f"Drug images: {', '.join(_noisy_name(i) for i in planned) if planned else 'none'}",
     )
+
+
+def _describe_treatment(settings: PlanSettings) -> str:
+    given = example_settings(settings)
+    if given.schedule is not None:
+        return f"as scheduled in {given.schedule.name}"
+    assumed = " (an example, because none was given)" if given == EXAMPLE_STUDY else ""
+    name = Path(given.formulation or "").name
+    return f"{given.drug_dose} of {name} in a {given.species or 'human'}{assumed}"
 
 
 def _noisy_name(image: PlannedImage) -> str:
@@ -295,7 +305,16 @@ def _with_treatment(
     problem: InverseProblem, settings: PlanSettings, last_s: float
 ) -> InverseProblem:
     """The problem of a fit with a treatment: its own, or that of the settings where it has none."""
+    given = [n for n in StudySettings.model_fields if getattr(settings, n) is not None]
     if problem.course is not None:
+        if given:
+            raise InputError(
+                "the treatment of a fit is that which it used",
+                field=", ".join(given),
+                found="a treatment beside a fit with drug images",
+                expected="none with `folder`",
+                remedy="Leave it out.",
+            )
         return problem
     setup = set_up_drug(study_treatment(example_settings(settings), (), last_s), with_images=True)
     if setup.unknowns.names != problem.unknowns.names:
