@@ -104,7 +104,7 @@ class DampingControl:
 
     decrease: float = 5.0
     increase: float = 8.0
-    attempts: int = 6
+    attempts: int = 10
     failures: int = 1
     floor: float = 0.0
     limit_reversals: bool = True
