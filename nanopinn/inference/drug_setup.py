@@ -83,7 +83,10 @@ def set_up_drug(treatment: Treatment | None, *, with_images: bool) -> DrugSetup:
     carrier = treatment.carrier
     heated = carrier is not None and carrier.responds_to_heat and bool(treatment.heatings)
     full = drug_detail_for(carrier)
-    options = replace(full, vessels=heated, saturable=carrier is None or heated)
+    # Free drug in plasma is delivered no faster than blood brings it, which matters where most of
+    # the released drug comes from plasma.
+    vessels = heated or carrier is None or not carrier.responds_to_acid
+    options = replace(full, vessels=vessels, saturable=carrier is None or heated)
     course = DrugCourse(treatment, options, None, values)
     unknowns = UnknownSet(scalar_unknowns(fitted, priors))
     if with_images:
