@@ -60,11 +60,20 @@ def test_the_mouse_is_given_5_mg_per_kg_before_its_tumour_is_heated() -> None:
     assert plan.carrier == THERMOSENSITIVE.in_subject(plan.subject)
 
 
+def test_radiation_alone_has_no_dose_and_no_drug_in_plasma() -> None:
+    plan = read_schedule(EXAMPLES / "radiation_alone.toml")
+    assert plan.doses == ()
+    assert plan.carrier is None
+    assert plan.radiation.fractions
+    assert plan.plasma().free.area() == plan.plasma().encapsulated.area() == 0.0
+
+
 def test_every_example_is_loaded_by_a_test_above() -> None:
     assert {p.name for p in EXAMPLES.glob("*.toml")} == {
         "free_bolus.toml",
         "mouse_tsl.toml",
         "ph_liposome.toml",
+        "radiation_alone.toml",
         "thermosensitive.toml",
     }
 
