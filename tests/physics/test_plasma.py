@@ -12,14 +12,13 @@ from scipy.integrate import solve_ivp
 
 from nanopinn.errors import InputError
 from nanopinn.physics.circulation import free_drug_impulse_response
-from nanopinn.physics.formulation_library import FREE, PEGYLATED, PH_SENSITIVE, THERMOSENSITIVE
+from nanopinn.physics.formulation_library import FREE, PEGYLATED, PH_SENSITIVE
 from nanopinn.physics.plasma import (
     Dose,
     DosedPlasmaCurve,
     PlasmaCurveSum,
     SumOfExponentials,
 )
-from nanopinn.solvers.drug_course import bolus_course
 
 DOSES = (Dose(600.0, 3e-5), Dose(3600.0, 4e-5, 1800.0), Dose(4500.0, 2e-5))
 
@@ -190,15 +189,6 @@ def test_a_sum_of_inputs_adds_values_pieces_events_and_areas() -> None:
     )
     assert total.events() == (0.0, 1800.0, 3600.0)
     assert total.area() == pytest.approx(carrier.area() + free.area(), rel=1e-14)
-
-
-def test_both_forms_of_one_bolus_agree() -> None:
-    t = tensor([0.0, 10.0, 3600.0, 1e6])
-    for formulation in (PH_SENSITIVE, THERMOSENSITIVE):
-        plasma = formulation.plasma((Dose(0.0, 9e-5),))
-        encapsulated, unbound = bolus_course(formulation, 9e-5).bolus_curves()
-        torch.testing.assert_close(encapsulated(t), plasma.encapsulated(t), rtol=1e-12, atol=0)
-        torch.testing.assert_close(unbound(t)[1:], plasma.unbound()(t)[1:], rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(
