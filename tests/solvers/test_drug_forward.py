@@ -18,6 +18,7 @@ from nanopinn.physics.heat import scheduled_temperature
 from nanopinn.physics.plasma import Dose
 from nanopinn.physics.tissue_maps import TissueMaps
 from nanopinn.physics.treatment import Fraction, GivenDose, Heating, RadiationCourse, Treatment
+from nanopinn.solvers import drug_course
 from nanopinn.solvers.drug_course import DrugCourse, bolus_course
 from nanopinn.solvers.drug_forward import solve_drug
 from nanopinn.solvers.forward import ForwardModel
@@ -186,46 +187,56 @@ def test_a_short_infusion_approaches_a_bolus_in_proportion_to_its_duration() -> 
     assert apart[1] == pytest.approx(4 * apart[0], rel=0.1)
 
 
+#: Segments within which coefficients change by a few per cent.
+FINE = replace(VOXEL_LIMITS, release_change=0.03, log_factor_change=0.05)
+
+
 def by_adaptive_steps(
     treatment: Treatment, course: DrugCourse, unknowns: UnknownSet, times_s: list[float]
-) -> tuple[torch.Tensor, tuple[str, ...]]:
+) -> dict[str, torch.Tensor]:
     """Pools of a simulation, with its own segments and steps controlled by their error."""
-    setting = tissue()
     scalars = {
         name: float(v) for name, v in unknowns.scalars(torch.as_tensor(unknowns.prior_mean)).items()
     }
-    limits = replace(VOXEL_LIMITS, release_change=0.03, log_factor_change=0.05)
-    timeline = TreatmentTimeline(setting, scalars, treatment, course.temperature, limits=limits)
+    timeline = TreatmentTimeline(tissue(), scalars, treatment, course.temperature, limits=FINE)
     run = integrate_adaptive(
         timeline.intervals(), timeline.zero_pools(), times_s, tolerance=Tolerance(step=1e-5)
     )
-    return run.U, timeline.detail.pools
+    return {name: run.U[:, i] for i, name in enumerate(timeline.detail.pools)}
 
 
-@pytest.mark.parametrize(
-    ("treatment", "limit"),
-    [
-        (treatment_of(FREE), 5e-3),
-        (treatment_of(THERMOSENSITIVE, heatings=(HEATED,)), 5e-3),
-    ],
-    ids=["free drug", "heated carrier"],
-)
+@pytest.mark.parametrize("heated", [False, True], ids=["free drug", "heated carrier"])
 def test_a_treatment_agrees_with_steps_controlled_by_their_error(
-    treatment: Treatment, limit: float
+    heated: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    setting, times = tissue(), [HOUR, 6 * HOUR]
+    setting, times = tissue(), [HOUR, 4 * HOUR]
+    treatment = treatment_of(THERMOSENSITIVE, heatings=(HEATED,)) if heated else treatment_of(FREE)
     treatment = replace(treatment, end_s=times[-1])
     course, unknowns = fitted_course(treatment, setting)
     forward = ForwardModel(setting, unknowns.scalars, course=course)
-    theta, nodes = torch.as_tensor(unknowns.prior_mean), nodes_of(course, times)
-    run = solve_drug(forward, theta, forward.solve_flow(theta), nodes)
-    found = run.U[[int(np.argmin(np.abs(nodes - t))) for t in times]]
-    expected, pools = by_adaptive_steps(treatment, course, unknowns, times)
-    assert run.balance.error < 1e-6
-    for i, name in enumerate(course.options.pools):
-        exact = expected[:, pools.index(name)]
-        error = float((found[:, i] - exact).norm() / exact.norm())
-        assert error < limit, (name, error)
+    theta = torch.as_tensor(unknowns.prior_mean)
+    exact = by_adaptive_steps(treatment, course, unknowns, times)
+    # a simulation has microvessels, which the fit needs too where plasma brings the free drug
+    assert set(course.options.pools) == set(exact)
+
+    def errors(**steps: float) -> dict[str, float]:
+        nodes = nodes_of(course, times, **steps)
+        run = solve_drug(forward, theta, forward.solve_flow(theta), nodes)
+        assert run.balance.error < 1e-6
+        found = run.U[[int(np.argmin(np.abs(nodes - t))) for t in times]]
+        return {
+            name: float((found[:, i] - exact[name]).norm() / exact[name].norm())
+            for i, name in enumerate(course.options.pools)
+        }
+
+    # in the segments of a fit the factors of heat on the wall change by up to 0.3 in the
+    # logarithm: the value in the middle is off by the square of a half of it
+    ordinary = errors()
+    assert max(ordinary.values()) < 0.04, ordinary
+    assert max(e for name, e in ordinary.items() if name != "encapsulated") < 0.012, ordinary
+    monkeypatch.setattr(drug_course, "FIT_LIMITS", FINE)
+    fine = errors(first_step_s=5.0, longest_s=600.0)
+    assert max(fine.values()) < 4e-3, fine
 
 
 def test_saturable_uptake_lowers_the_drug_in_cells_at_a_high_dose() -> None:
@@ -248,7 +259,7 @@ def test_saturable_uptake_lowers_the_drug_in_cells_at_a_high_dose() -> None:
 
 def test_a_segment_of_the_treatment_without_its_node_is_refused() -> None:
     course = DrugCourse(treatment_of(PEGYLATED, Dose(0.0, DOSE_KG), Dose(2 * HOUR, DOSE_KG)))
-    with pytest.raises(ValueError, match="among"):
+    with pytest.raises(ValueError, match="time node is required"):
         pools_at_end(course, np.array([0.0, HOUR, 3 * HOUR]))
 
 
