@@ -38,6 +38,13 @@ _HEADS = (
 def phantom(
     out: Out,
     study: dict[str, Any],
+    sample: Annotated[
+        str | None,
+        typer.Option(
+            help="Small sample study of a mouse: mouse-pld, mouse-tsl (heated) or mouse-free."
+            " Other options change it."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of anatomy, parameters and noise.")] = 0,
     length_scale_mm: Annotated[
         float | None,
@@ -46,8 +53,9 @@ def phantom(
         ),
     ] = None,
     shape: Annotated[
-        tuple[int, int, int], typer.Option(help="Number of voxels along x, y and z.")
-    ] = (24, 24, 12),
+        tuple[int, int, int] | None,
+        typer.Option(help="Number of voxels along x, y and z. Default: 24 24 12."),
+    ] = None,
     snr: Annotated[
         float, typer.Option(help="Signal-to-noise ratio of the baseline, per voxel and frame.")
     ] = 60.0,
@@ -60,11 +68,32 @@ def phantom(
             "--drug-times", help="Hours of the drug images after the first dose. Default: 2,24."
         ),
     ] = None,
+    drug_scale_sd: Annotated[
+        float,
+        typer.Option(
+            help="SD of the relative calibration error that the drug images of a quantity share,"
+            " and of that of each image."
+        ),
+    ] = 0.0,
+    drug_units: Annotated[
+        str,
+        typer.Option(help="Units of the drug images: ug/mL, or a.u. with an unknown factor."),
+    ] = "ug/mL",
+    draw_constants: Annotated[
+        bool,
+        typer.Option(
+            "--draw-constants",
+            help="Draw the kinetics in plasma and the constants of wall, tissue, cells and release"
+            " from their distributions.",
+        ),
+    ] = False,
     ph_noise: Annotated[float, typer.Option(help="Noise SD of a voxel of the pH map.")] = 0.1,
     refine: Annotated[
-        int,
-        typer.Option(help="Refinement factor of the grid on which the truth is solved, 2 to 4."),
-    ] = 3,
+        int | None,
+        typer.Option(
+            help="Refinement factor of the grid on which the truth is solved, 2 to 4. Default: 3."
+        ),
+    ] = None,
     conductivity_sd: Annotated[
         float, typer.Option(help="Standard deviation of ln K over the tumour.")
     ] = 0.0,
@@ -93,6 +122,7 @@ def phantom(
     """Write a synthetic study with its truth, solved on a finer grid and by another scheme."""
     from nanopinn.cli.option_syntax import parse_numbers
     from nanopinn.phantoms.phantom_dataset import make_phantom_dataset
+    from nanopinn.phantoms.sample_studies import find_sample_study
     from nanopinn.phantoms.synthetic_study import make_phantom
     from nanopinn.settings import PhantomSettings
 
@@ -103,6 +133,9 @@ def phantom(
         "snr": snr,
         "drug_noise": drug_noise,
         "drug_times_h": parse_numbers(drug_times_h, "drug_times_h", "hours separated by commas"),
+        "drug_scale_sd": drug_scale_sd,
+        "drug_units": drug_units,
+        "draw_constants": draw_constants,
         "ph_noise": ph_noise,
         "refine": refine,
         "conductivity_sd": conductivity_sd,
@@ -111,7 +144,9 @@ def phantom(
         "cut_voxels": cut_voxels,
         **study,
     }
-    settings = build_settings(PhantomSettings, "phantom", None, given)
+    stated = {name: content for name, content in given.items() if content is not None}
+    of_sample = {} if sample is None else find_sample_study(sample)
+    settings = build_settings(PhantomSettings, "phantom", None, {**of_sample, **stated})
     with progress_display(quiet) as progress:
         if count is None:
             folder = make_phantom(out, settings, progress=progress)

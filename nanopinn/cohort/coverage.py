@@ -101,6 +101,27 @@ def _summarise_coverage(name: str, found: Sequence[ParameterRecovery]) -> Covera
     )
 
 
+def wilson_interval(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Interval of a proportion, 95 % by default.
+
+        (p + z^2/2n -+ z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n),    p = successes/n
+
+    Args:
+        successes: Number of successes.
+        trials: Number of trials n.
+        z: Half width in standard deviations of a normal distribution.
+
+    References:
+        Wilson 1927, doi:10.1080/01621459.1927.10502953.
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    share = successes / trials
+    centre = share + z**2 / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    return (centre - half) / (1 + z**2 / trials), (centre + half) / (1 + z**2 / trials)
+
+
 def read_parameter_recovery(result: Path, phantom: Path) -> tuple[ParameterRecovery, ...]:
     """Compare the estimates in a result folder with the true values of the phantom.
 
