@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import chi2, norm
+from torch import Tensor
 
 from nanopinn.inference.error_effects import scaled_quantities
 from nanopinn.inference.problem import Prediction
@@ -104,21 +105,24 @@ def compare_with_priors(
     J = replace(problem, errors=None).jacobian(fields.d_contrast, fields.d_pools)
     J = J * problem.tensor(unknowns.prior_sd)
     curves = problem.contrast.residual(fields.contrast).reshape(-1)
-    blocks, estimates = [errors.contrast], [errors.contrast.conditional_estimate(curves)]
+    blocks = [
+        _Block.build(J[: len(curves)], errors.contrast, curves, curves.new_zeros(len(curves)))
+    ]
     if fields.pools is not None:
         images = problem.drug_misfit(fields.pools)
-        blocks.append(errors.drug)
-        estimates.append(errors.drug.conditional_estimate(images))
-    E = torch.block_diag(*(b.effect for b in blocks))
-    A = torch.cat([J, E], dim=1).cpu().numpy()
-    dose_factor, dose_z = _dose_score(problem, fields, blocks, estimates, curves, A)
+        blocks.append(
+            _Block.build(J[len(curves) :], errors.drug, images, _dose_effect(problem, fields))
+        )
+    gram, along_dose = _join(blocks, len(unknowns))
+    precision = np.eye(len(gram)) + gram
+    dose_factor, dose_z = _dose_score(blocks, precision, along_dose)
     mean = np.concatenate(
         [
             (theta - unknowns.prior_mean) / unknowns.prior_sd,
-            *(e.cpu().numpy() for e in estimates),
+            *(b.estimate.cpu().numpy() for b in blocks),
         ]
     )
-    posterior = np.linalg.inv(np.eye(len(mean)) + A.T @ A)
+    posterior = np.asarray(np.linalg.inv(precision), dtype=np.float64)
     at, shifts = _shared(problem, mean, posterior)
     predictive = np.eye(len(at)) - posterior[np.ix_(at, at)]
     shares, axes = np.linalg.eigh(predictive)
@@ -147,39 +151,67 @@ def compare_with_priors(
 DOSE_LIMIT = float(norm.isf(CONFLICT_PROBABILITY / 2))
 
 
-def _dose_score(
-    problem: TumourProblem,
-    fields: Fields,
-    blocks: list[SharedError],
-    estimates: list[torch.Tensor],
-    curves: torch.Tensor,
-    A: Array,
-) -> tuple[float, float]:
-    """Factor on the dose that the images ask for, and its distance from 1."""
-    if fields.pools is None:
-        return 1.0, 0.0
-    residuals = [curves, problem.drug_misfit(fields.pools)]
-    left = [
-        r + b.effect @ (e - b.reference)
-        for r, b, e in zip(residuals, blocks, estimates, strict=True)
-    ]
-    images = [
-        d.whiten(
-            d.predict(
-                fields.pools[problem.node_index(d)],
-                problem.setting.maps,
-                problem.plasma_at(d.time_s, problem.parameter_values),
+@dataclass(frozen=True)
+class _Block:
+    """Observations that share no error with others.
+
+    Attributes:
+        tangents: by unknowns and errors in prior standard deviations, ``(n, m + k)``.
+        estimate: of the errors, ``(k,)``.
+        left: residual at the estimate of the errors, ``(n,)``.
+        dose_effect: of the logarithm of the dose, ``(n,)``.
+    """
+
+    tangents: Tensor
+    estimate: Tensor
+    left: Tensor
+    dose_effect: Tensor
+
+    @classmethod
+    def build(cls, J: Tensor, errors: SharedError, residual: Tensor, dose: Tensor) -> _Block:
+        estimate = errors.conditional_estimate(residual)
+        left = residual + errors.effect @ (estimate - errors.reference)
+        return cls(torch.cat([J, errors.effect], dim=1), estimate, left, dose)
+
+
+def _join(blocks: list[_Block], m: int) -> tuple[Array, Array]:
+    """Gram matrix of all tangents, and their product with the effect of the dose."""
+    sizes = [b.tangents.shape[1] - m for b in blocks]
+    total = m + sum(sizes)
+    gram, along = np.zeros((total, total)), np.zeros(total)
+    first = m
+    for block, size in zip(blocks, sizes, strict=True):
+        at = np.r_[0:m, first : first + size]
+        gram[np.ix_(at, at)] += (block.tangents.T @ block.tangents).cpu().numpy()
+        along[at] += (block.tangents.T @ block.dose_effect).cpu().numpy()
+        first += size
+    return gram, along
+
+
+def _dose_effect(problem: TumourProblem, fields: Fields) -> Tensor:
+    """Effect of the logarithm of the dose on the whitened drug images, ``(n,)``."""
+    assert fields.pools is not None
+    return torch.cat(
+        [
+            d.whiten(
+                d.predict(
+                    fields.pools[problem.node_index(d)],
+                    problem.setting.maps,
+                    problem.plasma_at(d.time_s),
+                )
             )
-        )
-        for d in problem.drug
-    ]
-    v = torch.cat([torch.zeros_like(curves), *images]).cpu().numpy()
-    e = torch.cat(left).cpu().numpy()
-    projected = A.T @ v
-    information = float(
-        v @ v - projected @ np.linalg.solve(np.eye(len(projected)) + A.T @ A, projected)
+            for d in problem.drug
+        ]
     )
-    score = -float(v @ e)
+
+
+def _dose_score(blocks: list[_Block], precision: Array, along: Array) -> tuple[float, float]:
+    """Factor on the dose that the images ask for, and its distance from 1."""
+    square = sum(float(b.dose_effect @ b.dose_effect) for b in blocks)
+    if square == 0:
+        return 1.0, 0.0
+    information = square - float(along @ np.linalg.solve(precision, along))
+    score = -sum(float(b.dose_effect @ b.left) for b in blocks)
     return float(np.exp(np.clip(score / information, -9, 9))), abs(score) / information**0.5
 
 
