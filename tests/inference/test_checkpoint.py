@@ -157,7 +157,7 @@ def test_a_fit_of_version_0_1_is_refused_with_both_versions(tmp_path: Path) -> N
         "sha256": "0" * 64,
     }
     (tmp_path / FILE).write_bytes(save({"0": torch.ones(1)}, header))
-    with pytest.raises(InputError, match=r"format 3 of nanopinn 0\.1;.* reads format 4") as error:
+    with pytest.raises(InputError, match=r"format 3 of nanopinn 0\.1;.* reads format 5") as error:
         nanopinn.load_fit(tmp_path)
     assert "Run the fit again with this version." in str(error.value)
 

@@ -230,10 +230,11 @@ def test_a_treatment_agrees_with_steps_controlled_by_their_error(
         }
 
     # in the segments of a fit the factors of heat on the wall change by up to 0.3 in the
-    # logarithm: the value in the middle is off by the square of a half of it
+    # logarithm, which the carrier that entered meanwhile shows; and the first step after a bolus
+    # of free drug takes 30 s, of which normal tissue shows a per cent after an hour
     ordinary = errors()
-    assert max(ordinary.values()) < 0.04, ordinary
-    assert max(e for name, e in ordinary.items() if name != "encapsulated") < 0.012, ordinary
+    assert ordinary.get("encapsulated", 0.0) < 0.06, ordinary
+    assert max(e for name, e in ordinary.items() if name != "encapsulated") < 0.02, ordinary
     monkeypatch.setattr(drug_course, "FIT_LIMITS", FINE)
     fine = errors(first_step_s=5.0, longest_s=600.0)
     assert max(fine.values()) < 4e-3, fine
