@@ -114,6 +114,8 @@ def _fit(study: Path) -> dict[str, Any]:
         "chi2": run.chi2 / run.observations,
         "check": fit.check.headline,
         "passed": fit.check.passed,
+        "outside": {i.name: [i.value, i.limit] for i in fit.check.items if not i.passed},
+        "shifts": {s.name: s.shift for s in fit.prior_shifts if s.flagged},
         "unknowns": rows,
     }
 
