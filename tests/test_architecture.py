@@ -34,7 +34,9 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("cli", "napari_plugin", "__main__"),
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
-MOST_MODULES, MOST_LINES, MOST_EDGES = 215, 450, 1050
+#: Studies of any treatment and species added 28 modules to the 198 of the redesign, with 5.6 imports
+#: of other modules each, where the others have 5.3.
+MOST_MODULES, MOST_LINES, MOST_EDGES = 230, 450, 1300
 
 
 @cache
