@@ -87,6 +87,7 @@ def imaging(fit: FitResult) -> SimpleNamespace:
     status = np.zeros(SHAPE, dtype=np.int32)
     status[0, 0, 0] = 2
     return SimpleNamespace(
+        has_dce=True,
         status=status,
         mask=np.ones(SHAPE, dtype=bool),
         kinetics=SimpleNamespace(model="etofts", values={}, r2=np.ones(SHAPE)),

@@ -69,7 +69,8 @@ def test_the_sd_of_an_outcome_falls_from_its_prior_with_each_image(found: Minima
     assert one.sd < 0.75 * alone.sd
     assert two.sd <= one.sd * 1.02
     assert not alone.informed
-    assert "k_on_DNA" in one.informed
+    # the constants of the cells are not known either, so that one image does not separate binding
+    assert "k_on_DNA" not in one.informed
     assert found.remaining.sd == pytest.approx(0, abs=1e-9)
 
 
