@@ -143,8 +143,8 @@ def _stepped(
     problem: TumourProblem, symbol: str, distribution: ParameterDistribution
 ) -> dict[str, float]:
     """The parameter :data:`PARAMETER_STEP` deviates above its current value."""
-    at = problem.deviates.get(symbol, 0.0) + PARAMETER_STEP
-    return {symbol: float(distribution.values_at_deviates(np.array([at]))[0])}
+    at = problem.deviates.get(symbol, 0.0)
+    return {symbol: distribution.value_after_step(at, PARAMETER_STEP)}
 
 
 def _perturbed_drug_images(

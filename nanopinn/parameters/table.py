@@ -301,6 +301,22 @@ class ParameterDistribution:
         moved = z * np.where(z < 0, self.sd_below, self.sd_above)
         return np.asarray(self.median * np.exp(moved) if self.logarithmic else self.median + moved)
 
+    def value_after_step(self, z: float, step: float) -> float:
+        """Value after a step along the mean slope within one deviate on either side of the start.
+
+        Where the standard deviations below and above the median differ, the slope of the
+        coordinate jumps at the median. The slope on one side alone would ignore the spread on the
+        other.
+
+        Args:
+            z: standard normal deviate of the start.
+            step: change of the deviate.
+        """
+        below, start, above = (float(self.values_at_deviates(np.array(z + d))) for d in (-1, 0, 1))
+        if self.logarithmic:
+            return start * float(np.exp(step * (np.log(above) - np.log(below)) / 2))
+        return start + step * (above - below) / 2
+
 
 def parameter_distribution(p: Parameter) -> ParameterDistribution | None:
     """Distribution of a parameter: its prior, else its range, else None.

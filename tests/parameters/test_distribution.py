@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from nanopinn.parameters import PARAMETERS, Z95, Prior
+from nanopinn.parameters import PARAMETERS, Z95, ParameterDistribution, Prior
 
 Z = norm.ppf((np.arange(20_000) + 0.5) / 20_000)
 
@@ -51,3 +51,19 @@ def test_a_stated_prior_takes_precedence_over_the_range() -> None:
 
 def test_a_row_without_prior_and_range_has_no_distribution() -> None:
     assert PARAMETERS["A_dox"].distribution() is None
+
+
+def test_a_step_of_a_symmetric_distribution_is_a_change_of_its_deviate() -> None:
+    known = ParameterDistribution(2.0, 0.4, 0.4, logarithmic=True)
+    expected = float(known.values_at_deviates(np.array(1.5)))
+    assert known.value_after_step(1.0, 0.5) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("below", "above"), [(0.85, 0.06), (0.06, 0.85)])
+def test_a_step_from_the_median_sees_the_spread_on_both_sides(below: float, above: float) -> None:
+    skewed = ParameterDistribution(2.0, below, above, logarithmic=True)
+    slope = np.log(skewed.value_after_step(0.0, 0.5) / 2.0) / 0.5
+    # least squares over a standard normal deviate weighs both half-lines alike
+    assert slope == pytest.approx((below + above) / 2)
+    far = np.log(skewed.value_after_step(2.0, 0.5) / skewed.values_at_deviates(np.array(2.0)))
+    assert far == pytest.approx(0.5 * above)
