@@ -8,11 +8,10 @@ from dataclasses import replace
 
 from nanopinn.errors import InputError
 from nanopinn.inference.engine_driver import fit_fv
-from nanopinn.inference.fv_check import LINEAR_LIMIT
+from nanopinn.inference.fv_check import LINEAR_LIMIT, uptake_saturation
 from nanopinn.inference.inverse_problem import InverseProblem
 from nanopinn.inference.problem import EngineFit
 from nanopinn.inference.uncertainty.identifiability import predict_drug_at_prior
-from nanopinn.parameters import value
 from nanopinn.progress import Progress
 from nanopinn.settings import FitSettings
 
@@ -32,7 +31,7 @@ def needs_saturable_uptake(fitted: EngineFit[InverseProblem]) -> bool:
     if any(f.kind == "neural" for f in problem.unknowns.functions):
         return False
     free = pools[:, course.options.pools.index("free")][:, problem.contrast.voxels]
-    return float(free.max()) > LINEAR_LIMIT * value("K_e")
+    return uptake_saturation(free, problem.drug_times) > LINEAR_LIMIT
 
 
 def refit_with_saturable_uptake(

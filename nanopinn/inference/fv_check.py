@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -52,8 +53,8 @@ SHIFT_LIMIT = 2.0
 BALANCE_LIMIT = 1e-6
 #: Limit of the estimated model error, prior standard deviations.
 MODEL_ERROR_LIMIT = 1.0
-#: Limit of free drug relative to K_e, at which the deviation from linear uptake is below ten per
-#: cent.
+#: Limit of free drug over K_e in the mean of all uptake, at which the deviation of the uptake from
+#: the linear one is below ten per cent.
 LINEAR_LIMIT = 0.1
 
 
@@ -105,7 +106,8 @@ def check_fit(
         ]
         items.append(_balance(fields.balance))
         if not options.saturable:
-            items.append(_linearity(pools[:, options.pools.index("free")][:, inside]))
+            free = pools[:, options.pools.index("free")][:, inside]
+            items.append(_linearity(uptake_saturation(free, problem.drug_times)))
     items += _prior_conflict(compare_with_priors(problem, theta, fitted))
     exact = without_model_error(problem)
     items += [_misfit(name, chi2, n) for name, (chi2, n) in exact.blocks(on_voxels).items()]
@@ -218,11 +220,23 @@ def _balance(error: float) -> CheckItem:
     )
 
 
-def _linearity(free: Tensor) -> CheckItem:
-    """Largest concentration of free drug relative to the constant of saturable uptake."""
+def uptake_saturation(free: Tensor, times_s: Array) -> float:
+    """Free drug over K_e in the mean of all uptake, ``integral F^2 / (K_e integral F)``.
+
+    Args:
+        free: concentration at the time nodes in the voxels of the tumour, ``(n, voxel)``, kg/m3.
+        times_s: of the nodes, ``(n,)``.
+    """
+    weights = torch.as_tensor(np.gradient(times_s), dtype=free.dtype, device=free.device)[:, None]
+    amount = float((weights * free).sum())
+    return float((weights * free.square()).sum()) / (amount * value("K_e")) if amount > 0 else 0.0
+
+
+def _linearity(found: float) -> CheckItem:
+    """Free drug relative to the constant of saturable uptake."""
     return _item(
-        "free drug over K_e",
-        float(free.max()) / value("K_e"),
+        "free drug over K_e, mean of the uptake",
+        found,
         LINEAR_LIMIT,
         "uptake is linear for concentrations well below K_e",
     )
