@@ -343,7 +343,7 @@ def fit_fv(
     problem: AnyProblem,
     start: Array | None = None,
     *,
-    iterations: int = 12,
+    iterations: int = 16,
     tolerance: float = 0.1,
     starts: int = 1,
     seed: int = 0,

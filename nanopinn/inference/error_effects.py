@@ -30,9 +30,9 @@ Array = NDArray[np.float64]
 
 #: Relative residual of linear solves whose difference gives an effect of some per cent.
 EFFECT_TOLERANCE = 1e-5
-#: Change of the unknowns, in prior standard deviations, up to which the effects of the grid and of
-#: the considered parameters are kept.
-GRID_LINEARISATION_RADIUS = 0.6
+#: Change of the unknowns, in prior standard deviations, up to which the effects of the grid are
+#: kept, and those of the considered parameters, which act almost as some unknowns do.
+GRID_LINEARISATION_RADIUS, PARAMETER_LINEARISATION_RADIUS = 0.6, 0.25
 #: Deviate of a considered parameter for the finite difference of its effect.
 PARAMETER_STEP = 0.5
 
@@ -54,7 +54,8 @@ def systematic_error_effects(
     # the point of their last evaluation
     last = problem.errors
     again = last is not None and not _is_near(problem, theta, last.grid_theta)
-    images = _perturbed_drug_images(problem, theta, fields.flow, with_parameters=again)
+    moved = last is not None and (again or not _keeps_parameter_effects(problem, theta, last))
+    images = _perturbed_drug_images(problem, theta, fields.flow, with_parameters=moved)
     problem = replace(problem, drug=_with_prediction_variance(problem, fields, images))
     none = fields.contrast.new_zeros((0, 0))
     curves = fields.contrast.new_zeros((problem.contrast.measured.numel(), 0))
@@ -62,16 +63,23 @@ def systematic_error_effects(
     on_images = fields.contrast.new_zeros((count, 0))
     if last is None:
         grid_theta, grid = np.full_like(theta, np.inf), (curves, on_images)
-        parameters = (curves, on_images)
     elif again:
         grid_theta = theta.copy()
         grid = _discretisation_error_effect(problem, theta, fields, images.get("unchanged"))
+    else:
+        grid_theta, grid = last.grid_theta, (last.grid_on_contrast, last.grid_on_drug)
+    if last is None:
+        parameter_theta, parameters = np.full_like(theta, np.inf), (curves, on_images)
+    elif moved:
+        parameter_theta = theta.copy()
         parameters = (
-            _parameters_on_contrast(problem, theta, fields),
+            _parameters_on_contrast(problem, theta, fields)
+            if again
+            else last.parameters_on_contrast,
             _parameters_on_drug(problem, images),
         )
     else:
-        grid_theta, grid = last.grid_theta, (last.grid_on_contrast, last.grid_on_drug)
+        parameter_theta = last.parameter_theta
         parameters = (last.parameters_on_contrast, last.parameters_on_drug)
     model = (
         (None, None)
@@ -95,6 +103,7 @@ def systematic_error_effects(
         ),
         scale_on_drug=scale,
         scale=scale.new_zeros(scale.shape[1]) if last is None else last.scale,
+        parameter_theta=parameter_theta,
         parameters_on_contrast=parameters[0],
         parameters_on_drug=parameters[1],
         contrast_parameters=_kept(last, parameters[0], "contrast_parameters"),
@@ -103,6 +112,12 @@ def systematic_error_effects(
         model_on_drug=model[1],
     )
     return replace(problem, errors=errors)
+
+
+def _keeps_parameter_effects(problem: TumourProblem, theta: Array, last: SystematicErrors) -> bool:
+    """Whether the effects of the considered parameters still hold."""
+    change = np.abs(theta - last.parameter_theta) / problem.unknowns.prior_sd
+    return bool(change.max() < PARAMETER_LINEARISATION_RADIUS)
 
 
 def _kept(last: SystematicErrors | None, effect: Tensor, name: str) -> Tensor:

@@ -46,8 +46,6 @@ Array = NDArray[np.float64]
 #: Change of the unknowns and of the pH error, in prior standard deviations, up to which a
 #: linearisation is kept.
 LINEARISATION_RADIUS = 0.08
-#: Under-relaxation factor of the deviates of considered parameters.
-DEVIATE_RELAXATION = 0.7
 #: Change of a considered parameter, in prior standard deviations, up to which it is kept.
 MAX_DEVIATE_CHANGE = 0.15
 #: Change of the logarithm of an image's scale up to which a linearisation is kept.
@@ -98,10 +96,8 @@ def update_kinetic_maps(
             problem.errors,
             pH=pH_error,
             scale=scale,
-            contrast_parameters=_relaxed(
-                problem.errors.contrast_parameters, found.contrast_parameters
-            ),
-            drug_parameters=_relaxed(problem.errors.drug_parameters, found.drug_parameters),
+            contrast_parameters=found.contrast_parameters,
+            drug_parameters=found.drug_parameters,
         )
     )
     return replace(
@@ -134,13 +130,6 @@ def _linearisation_is_valid(
         and bool(change.max() < LINEARISATION_RADIUS)
         and float((found.pH - last.pH).square().mean().sqrt()) < LINEARISATION_RADIUS
     )
-
-
-def _relaxed(old: Tensor, new: Tensor) -> Tensor:
-    """Deviates a part of the way to their estimate; full steps can alternate with an unknown that
-    acts almost as they do.
-    """
-    return old + DEVIATE_RELAXATION * (new - old) if len(old) == len(new) else new
 
 
 def _largest_change(a: Tensor, b: Tensor) -> float:

@@ -136,6 +136,8 @@ class SystematicErrors:
         pH: the error of the pH map that the current maps include, ``(k,)``.
         scale_on_drug: effect of the scales of the drug images, ``(n, k)``.
         scale: the errors of these scales that the current predictions include, ``(k,)``.
+        parameter_theta: coordinates at which the effects of the considered parameters were
+            computed, ``(m,)``.
         parameters_on_contrast: effect of the considered parameters on the curves, ``(n, k)``.
         parameters_on_drug: effect of the considered parameters on the drug images, ``(n, k)``.
         contrast_parameters: deviates of the considered parameters that the current predictions of
@@ -154,6 +156,7 @@ class SystematicErrors:
     pH: Tensor
     scale_on_drug: Tensor
     scale: Tensor
+    parameter_theta: Array
     parameters_on_contrast: Tensor
     parameters_on_drug: Tensor
     contrast_parameters: Tensor
