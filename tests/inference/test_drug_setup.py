@@ -1,5 +1,5 @@
-"""What a treatment adds to an inverse problem: unknowns with their priors, considered parameters with
-their effect on the images, and its place in a file.
+"""What a treatment adds to an inverse problem: unknowns with their priors, considered parameters
+with their effect on the images, and its place in a file.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Scales of drug images: eliminated where images are calibrated, estimated where they are not; and the
-error of the pH map that all voxels share.
+"""Scales of drug images: eliminated where images are calibrated, estimated where they are not; and
+the error of the pH map that all voxels share.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from nanopinn.inference.problem import EngineFit
 
 from .test_engines import small_problem
 
-#: Unknowns of the fits here; the others keep the values of the data. Most of the carrier enters with
-#: filtration, in proportion to the transmission.
+#: Unknowns of the fits here; the others keep the values of the data. Most of the carrier enters
+#: with filtration, in proportion to the transmission.
 FITTED = ("l", "leak_l", "krel_ref")
 
 
