@@ -343,6 +343,10 @@ def test_fit_without_drug_images_is_complete_and_can_be_checked_again(tmp_path: 
         "fv",
         "--preset",
         "fast",
+        "--formulation",
+        "ph",
+        "--drug-dose",
+        "90mg",
         "-v",
         "-o",
         out,
@@ -394,9 +398,11 @@ def read_back(out: Path) -> None:
         values = np.moveaxis(values, 0, -1) if kind == "fields" else values
         np.testing.assert_allclose(read(out / f"{name}.nii.gz"), values, rtol=1e-6)
     assert list(fit.profiles) == ["p_e"]
-    # nothing but its prior moves the driving pressure: the profile is that
+    # Nothing but its prior moves the driving pressure: the profile is that. A fit ends with steps
+    # below 0.1 sd of ten unknowns, which leaves up to 0.05 of the objective to the profile, and
+    # 0.05/(2 * 1.92) of the half-width of ln p_e, 0.69.
     p_e = profile_likelihood(fit, "p_e")
-    np.testing.assert_allclose(p_e.interval, fit["p_e"].prior_interval(), rtol=2e-3)
+    np.testing.assert_allclose(p_e.interval, fit["p_e"].prior_interval(), rtol=9e-3)
     assert profile_likelihood(fit, "PS_l").bounded == (
         False,
         False,

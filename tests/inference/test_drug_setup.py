@@ -7,6 +7,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from nanopinn.errors import InputError
 from nanopinn.inference import error_effects
+from nanopinn.inference.derived_maps import derive_drug_fields
 from nanopinn.inference.drug_fit import needs_saturable_uptake, validate_course
 from nanopinn.inference.drug_setup import set_up_drug
 from nanopinn.inference.inverse_problem import InverseProblem
@@ -158,8 +160,8 @@ def test_considered_parameters_are_neither_unknowns_nor_conventions() -> None:
 def image_changes(
     problem: InverseProblem, theta: np.ndarray, symbol: str, deviates: float
 ) -> torch.Tensor:
-    """Whitened images with a parameter at a deviate."""
-    at = float(problem.considered[symbol].values_at_deviates(np.array([deviates]))[0])
+    """Whitened images with a parameter some deviates along its mean slope."""
+    at = problem.considered[symbol].value_after_step(0.0, deviates)
     pools = problem.solve(theta, problem.forward(values={symbol: at})).pools
     assert pools is not None
 
@@ -185,10 +187,8 @@ def test_the_effect_of_a_parameter_equals_a_difference_of_images(
     assert problem.errors is not None
     assert list(problem.considered_on_drug) == list(chosen)
     for symbol, found in zip(chosen, problem.errors.parameters_on_drug.T, strict=True):
-        # the distribution from a range has two sides, of which the effect takes the upper one:
-        # a central difference about the middle of its step
-        above, below = (image_changes(problem, theta, symbol, by) for by in (step, 0.0))
-        exact = (above - below) / step
+        above, below = (image_changes(problem, theta, symbol, by) for by in (step, -step))
+        exact = (above - below) / (2 * step)
         # the effect has about half as many time steps
         assert float((found - exact).norm()) < 0.05 * float(exact.norm()), symbol
     # curves of contrast agent depend on its diffusivity alone
@@ -290,3 +290,10 @@ def test_every_considered_distribution_is_that_of_the_table_or_formulation() -> 
     assert len(considered) > 15
     for symbol, distribution in considered.items():
         assert distribution == PARAMETERS[symbol].distribution(), symbol
+
+
+def test_without_a_treatment_there_are_no_drug_fields() -> None:
+    setup = set_up_drug(None, with_images=False)
+    assert setup.course is None
+    fitted = SimpleNamespace(problem=SimpleNamespace(course=setup.course))
+    assert derive_drug_fields(None, fitted) == {}  # type: ignore[arg-type]
