@@ -131,10 +131,19 @@ def considered_parameters(
         wanted |= measured.error_distributions()
     scalars = {s.symbol for s in SCALARS.values()} | set(SCALARS)
     return {
-        s: d
+        s: _without_truncation(d)
         for s, d in wanted.items()
         if s not in scalars and s not in CONVENTIONS and not _is_estimated(s, treatment)
     }
+
+
+def _without_truncation(distribution: ParameterDistribution) -> ParameterDistribution:
+    """A positive parameter without the truncation to its range.
+
+    Near the ends of the range a deviate would hardly change the value, and its effect could not be
+    linearised.
+    """
+    return replace(distribution, truncation_z=np.inf) if distribution.logarithmic else distribution
 
 
 def _is_estimated(symbol: str, treatment: Treatment) -> bool:
