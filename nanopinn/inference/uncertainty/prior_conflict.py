@@ -8,8 +8,10 @@ has the prior-predictive covariance ``V = (1 - H^-1)_SS``, so that
     T = m_S' V^-1 m_S
 
 is chi-squared with as many degrees of freedom as V has directions. Each component is compared as
-``m_j / sqrt(V_jj)`` with a standard normal. S holds the unknowns and every error that is shared:
-scales of images, considered parameters and the shared error of the pH map.
+``m_j / sqrt(V_jj)`` with a standard normal. S holds the unknowns, the scales of images and the
+shared error of the pH map. Considered parameters are compared with their prior, ``V_jj = 1``, which
+is conservative: most act in proportion to their value, so that V at the estimate is too small where
+they became small.
 
 A wrong dose moves all drug images together, and several shifts share it. It has a test of its own:
 with the effect v of the logarithm of the dose on the residual, the residual e at the estimate and
@@ -124,14 +126,16 @@ def compare_with_priors(
     )
     posterior = np.asarray(np.linalg.inv(precision), dtype=np.float64)
     at, shifts = _shared(problem, mean, posterior)
-    predictive = np.eye(len(at)) - posterior[np.ix_(at, at)]
+    direct = at[: len(at) - len(_parameter_columns(problem))]
+    predictive = np.eye(len(direct)) - posterior[np.ix_(direct, direct)]
     shares, axes = np.linalg.eigh(predictive)
     known = shares > MIN_INFORMED_SHARE
-    statistic = float(((axes.T @ mean[at])[known] ** 2 / shares[known]).sum())
-    variance = np.diag(predictive)
+    statistic = float(((axes.T @ mean[direct])[known] ** 2 / shares[known]).sum())
+    degrees = int(known.sum())
+    variance = np.ones(len(at))
+    variance[: len(direct)] = np.diag(predictive)
     seen = variance > MIN_INFORMED_SHARE
     z = np.abs(mean[at][seen]) / np.sqrt(variance[seen])
-    degrees = int(known.sum())
     return PriorConflict(
         shifts,
         statistic,
