@@ -155,7 +155,7 @@ def _is_estimated(symbol: str, treatment: Treatment) -> bool:
 
 def _distributions(symbols: Sequence[str]) -> dict[str, ParameterDistribution]:
     found = {s: PARAMETERS[s].distribution() for s in symbols}
-    return {s: d for s, d in found.items() if d is not None}
+    return {s: _without_truncation(d) for s, d in found.items() if d is not None}
 
 
 def drug_observation(
